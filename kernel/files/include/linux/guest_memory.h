@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef _LINUX_GUEST_MEMORY_H
+#define _LINUX_GUEST_MEMORY_H
+
+#include <linux/interval_tree.h>
+#include <linux/pagemap.h>
+
+struct file;
+struct guest_memory_notifier;
+
+/**
+ * enum guest_memory_event - why a range of guest memory is changing
+ * @GUEST_MEMORY_MAP: pages are about to be allocated, i.e. become private
+ * @GUEST_MEMORY_UNMAP: pages are about to be freed, i.e. become shared
+ * @GUEST_MEMORY_ERROR: pages are lost to a hardware memory error
+ */
+enum guest_memory_event {
+	GUEST_MEMORY_MAP,
+	GUEST_MEMORY_UNMAP,
+	GUEST_MEMORY_ERROR,
+};
+
+/**
+ * struct guest_memory_ops - what a backing store answers to its user
+ * @page_allocated: Is there a page at @index?  Must not sleep; the answer is
+ *	only stable while the user holds off begin/end of an event.
+ * @get_folio: Get a reference on the folio at @index, zeroed if it was never
+ *	used before.  May sleep.  Never allocates: -ENOENT if there is no page,
+ *	-EHWPOISON if the page is lost.
+ */
+struct guest_memory_ops {
+	bool (*page_allocated)(struct inode *inode, pgoff_t index);
+	struct folio *(*get_folio)(struct inode *inode, pgoff_t index);
+};
+
+/**
+ * struct guest_memory_notifier_ops - what a user of guest memory is told
+ * @begin: Pages [@start, @end) are about to change.  On return nothing may
+ *	use them, nor what takes their place while they are not allocated, and
+ *	nothing may begin to until @end is called.
+ * @end: The change is done, or has failed.
+ *
+ * The range is within the registered one.  Every begin is followed by an end
+ * with the same arguments.  Both are called with the invalidate_lock of the
+ * mapping held exclusively and may sleep, except for GUEST_MEMORY_ERROR, which
+ * is delivered in atomic context.
+ */
+struct guest_memory_notifier_ops {
+	void (*begin)(struct guest_memory_notifier *notifier,
+		      enum guest_memory_event event, pgoff_t start, pgoff_t end);
+	void (*end)(struct guest_memory_notifier *notifier,
+		    enum guest_memory_event event, pgoff_t start, pgoff_t end);
+};
+
+/**
+ * struct guest_memory_notifier - one range of guest memory and its user
+ * @ops: the user's callbacks
+ * @owner: who uses the memory: any nonzero number that is never reused
+ * @space: ranges within one space of one owner must not overlap
+ *
+ * Embedded by the user, who fills in the above before registering.
+ */
+struct guest_memory_notifier {
+	const struct guest_memory_notifier_ops *ops;
+	u64 owner;
+	unsigned int space;
+	/* private: */
+	struct interval_tree_node node;
+};
+
+#ifdef CONFIG_GUEST_MEMORY
+static inline bool mapping_guest_memory(const struct address_space *mapping)
+{
+	return test_bit(AS_GUEST_MEMORY, &mapping->flags);
+}
+
+/* The backing store's side. */
+int guest_memory_init(struct address_space *mapping,
+		      const struct guest_memory_ops *ops);
+void guest_memory_destroy(struct address_space *mapping);
+void guest_memory_begin(struct address_space *mapping,
+			enum guest_memory_event event, pgoff_t start, pgoff_t end);
+void guest_memory_end(struct address_space *mapping,
+		      enum guest_memory_event event, pgoff_t start, pgoff_t end);
+void guest_memory_error(struct address_space *mapping, pgoff_t start, pgoff_t end);
+
+/* The user's side. */
+int guest_memory_register(struct file *file, pgoff_t start, pgoff_t nr_pages,
+			  struct guest_memory_notifier *notifier);
+void guest_memory_unregister(struct file *file,
+			     struct guest_memory_notifier *notifier);
+bool guest_memory_page_allocated(struct file *file, pgoff_t index);
+struct folio *guest_memory_get_folio(struct file *file, pgoff_t index);
+#else
+static inline bool mapping_guest_memory(const struct address_space *mapping)
+{
+	return false;
+}
+
+static inline int guest_memory_init(struct address_space *mapping,
+				    const struct guest_memory_ops *ops)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline void guest_memory_destroy(struct address_space *mapping)
+{
+}
+
+static inline void guest_memory_begin(struct address_space *mapping,
+				      enum guest_memory_event event,
+				      pgoff_t start, pgoff_t end)
+{
+}
+
+static inline void guest_memory_end(struct address_space *mapping,
+				    enum guest_memory_event event,
+				    pgoff_t start, pgoff_t end)
+{
+}
+
+static inline void guest_memory_error(struct address_space *mapping,
+				      pgoff_t start, pgoff_t end)
+{
+}
+#endif /* CONFIG_GUEST_MEMORY */
+
+#endif /* _LINUX_GUEST_MEMORY_H */

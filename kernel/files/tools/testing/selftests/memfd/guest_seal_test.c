@@ -1,0 +1,1762 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * F_SEAL_GUEST: a memfd whose pages host userspace may allocate and free, but
+ * never read, write or map.
+ *
+ * The content of a page is out of reach by definition, so what is tested here
+ * is that every way to it is refused and that nothing changes on the way.
+ * What a guest sees of the pages is up to the KVM selftests.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/aio_abi.h>
+#include <linux/fs.h>
+#include <linux/io_uring.h>
+#include <linux/loop.h>
+#include <linux/udmabuf.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/swap.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../kselftest_harness.h"
+
+#ifndef F_SEAL_GUEST
+#define F_SEAL_GUEST		0x0040
+#endif
+#ifndef F_SEAL_EXEC
+#define F_SEAL_EXEC		0x0020
+#endif
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL		0x0008U
+#endif
+#ifndef __NR_cachestat
+#define __NR_cachestat		451
+#endif
+
+#define PUNCH			(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
+#define SEALED			(F_SEAL_GUEST | F_SEAL_SHRINK | F_SEAL_GROW)
+#define MB(x)			((size_t)(x) << 20)
+
+/* The file of most tests: 8 pages, of which some are allocated. */
+#define NR_PAGES		8
+#define ALLOCATED		0x5cUL
+#define ALLOCATED_PAGE		3
+#define HOLE			5
+
+static size_t page_size;
+
+static void __attribute__((constructor)) init_page_size(void)
+{
+	page_size = sysconf(_SC_PAGESIZE);
+}
+
+#define EXPECT_REFUSED(_errno, _call)					\
+do {									\
+	long _ret = (long)(_call);					\
+	int _err = errno;						\
+									\
+	EXPECT_EQ(-1, _ret);						\
+	if (_ret == -1)							\
+		EXPECT_EQ(_errno, _err);				\
+} while (0)
+
+static int new_memfd(unsigned int flags, size_t size)
+{
+	int fd = memfd_create("guest_seal_test", MFD_CLOEXEC | flags);
+
+	if (fd >= 0 && ftruncate(fd, size)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static int seal(int fd, unsigned int seals)
+{
+	return fcntl(fd, F_ADD_SEALS, seals);
+}
+
+static int new_sealed_memfd(size_t size)
+{
+	int fd = new_memfd(MFD_ALLOW_SEALING, size);
+
+	if (fd >= 0 && seal(fd, F_SEAL_GUEST)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static bool has_guest_seal(void)
+{
+	int fd = new_sealed_memfd(page_size);
+
+	close(fd);
+	return fd >= 0;
+}
+
+static int reopen(int fd, int flags)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, flags | O_CLOEXEC);
+}
+
+/* Which of the first 64 pages are allocated, as lseek() has it. */
+static unsigned long allocated_pages(int fd)
+{
+	off_t size = lseek(fd, 0, SEEK_END), data, hole = 0;
+	unsigned long pages = 0;
+
+	while (hole < size) {
+		data = lseek(fd, hole, SEEK_DATA);
+		if (data < 0)
+			break;
+		hole = lseek(fd, data, SEEK_HOLE);
+		for (; data < hole; data += page_size)
+			pages |= 1UL << (data / page_size);
+	}
+	return pages;
+}
+
+static size_t nr_allocated(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) ? 0 : st.st_blocks * 512 / page_size;
+}
+
+static bool all_bytes_are(const char *buf, char c, size_t len)
+{
+	return buf[0] == c && !memcmp(buf, buf + 1, len - 1);
+}
+
+static bool write_file(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	ssize_t ret;
+
+	if (fd < 0)
+		return false;
+	ret = write(fd, value, strlen(value));
+	close(fd);
+	return ret == (ssize_t)strlen(value);
+}
+
+static long read_number(const char *path)
+{
+	char buf[32] = "";
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t ret;
+
+	if (fd < 0)
+		return -1;
+	ret = read(fd, buf, sizeof(buf) - 1);
+	close(fd);
+	return ret > 0 ? atol(buf) : -1;
+}
+
+/*
+ * How to set the seal, and when not.
+ */
+FIXTURE(sealing)
+{
+	int fd;
+};
+
+FIXTURE_SETUP(sealing)
+{
+	if (!has_guest_seal())
+		SKIP(return, "F_SEAL_GUEST is not supported");
+
+	self->fd = new_memfd(MFD_ALLOW_SEALING, NR_PAGES * page_size);
+	ASSERT_LE(0, self->fd);
+}
+
+FIXTURE_TEARDOWN(sealing)
+{
+	close(self->fd);
+}
+
+TEST_F(sealing, implies_shrink_and_grow)
+{
+	ASSERT_EQ(0, seal(self->fd, F_SEAL_GUEST));
+	EXPECT_EQ(SEALED, fcntl(self->fd, F_GET_SEALS));
+}
+
+TEST_F(sealing, twice)
+{
+	ASSERT_EQ(0, seal(self->fd, F_SEAL_GUEST));
+	EXPECT_EQ(0, fallocate(self->fd, 0, 0, page_size));
+	EXPECT_EQ(0, seal(self->fd, F_SEAL_GUEST));
+	EXPECT_EQ(SEALED, fcntl(self->fd, F_GET_SEALS));
+	EXPECT_EQ(1, allocated_pages(self->fd));
+}
+
+TEST_F(sealing, empty_file)
+{
+	ASSERT_EQ(0, ftruncate(self->fd, 0));
+	EXPECT_EQ(0, seal(self->fd, F_SEAL_GUEST));
+	EXPECT_REFUSED(EPERM, ftruncate(self->fd, page_size));
+	EXPECT_REFUSED(EINVAL, fallocate(self->fd, 0, 0, page_size));
+}
+
+TEST_F(sealing, unaligned_size)
+{
+	ASSERT_EQ(0, ftruncate(self->fd, page_size + 1));
+	EXPECT_REFUSED(EINVAL, seal(self->fd, F_SEAL_GUEST));
+	EXPECT_EQ(0, fcntl(self->fd, F_GET_SEALS));
+}
+
+TEST_F(sealing, pages_written)
+{
+	ASSERT_EQ(1, pwrite(self->fd, "x", 1, page_size));
+	EXPECT_REFUSED(EBUSY, seal(self->fd, F_SEAL_GUEST));
+	EXPECT_EQ(0, fcntl(self->fd, F_GET_SEALS));
+
+	ASSERT_EQ(0, fallocate(self->fd, PUNCH, 0, NR_PAGES * page_size));
+	EXPECT_EQ(0, seal(self->fd, F_SEAL_GUEST));
+}
+
+TEST_F(sealing, pages_allocated)
+{
+	ASSERT_EQ(0, fallocate(self->fd, 0, page_size, page_size));
+	EXPECT_REFUSED(EBUSY, seal(self->fd, F_SEAL_GUEST));
+	EXPECT_EQ(0, fcntl(self->fd, F_GET_SEALS));
+}
+
+TEST_F(sealing, pages_beyond_end)
+{
+	ASSERT_EQ(0, ftruncate(self->fd, 0));
+	ASSERT_EQ(0, fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, page_size));
+	EXPECT_REFUSED(EBUSY, seal(self->fd, F_SEAL_GUEST));
+	EXPECT_EQ(0, fcntl(self->fd, F_GET_SEALS));
+}
+
+TEST_F(sealing, pages_read)
+{
+	char *p;
+
+	/* A read fault, too, leaves a page. */
+	p = mmap(NULL, page_size, PROT_READ, MAP_SHARED, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ(0, *(volatile char *)p);
+	ASSERT_EQ(0, munmap(p, page_size));
+	EXPECT_REFUSED(EBUSY, seal(self->fd, F_SEAL_GUEST));
+}
+
+TEST_F(sealing, mapped)
+{
+	static const int prots[] = { PROT_NONE, PROT_READ, PROT_READ | PROT_WRITE };
+	static const int flags[] = { MAP_SHARED, MAP_PRIVATE };
+	unsigned int i, j;
+	char *p;
+
+	for (i = 0; i < ARRAY_SIZE(prots); i++) {
+		for (j = 0; j < ARRAY_SIZE(flags); j++) {
+			p = mmap(NULL, page_size, prots[i], flags[j], self->fd, 0);
+			ASSERT_NE(MAP_FAILED, p);
+			EXPECT_REFUSED(EBUSY, seal(self->fd, F_SEAL_GUEST));
+			EXPECT_EQ(0, fcntl(self->fd, F_GET_SEALS));
+			ASSERT_EQ(0, munmap(p, page_size));
+		}
+	}
+
+	/* What was mapped without being touched leaves nothing behind. */
+	EXPECT_EQ(0, seal(self->fd, F_SEAL_GUEST));
+}
+
+TEST_F(sealing, mapped_by_child)
+{
+	int status, ready[2], done[2];
+	pid_t pid;
+	char c;
+
+	ASSERT_EQ(0, pipe(ready));
+	ASSERT_EQ(0, pipe(done));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		char *p = mmap(NULL, page_size, PROT_READ | PROT_WRITE,
+			       MAP_SHARED, self->fd, 0);
+
+		if (p == MAP_FAILED || write(ready[1], "x", 1) != 1)
+			_exit(1);
+		/* The seal is refused, so this mapping stays of use. */
+		if (read(done[0], &c, 1) != 1)
+			_exit(1);
+		*p = 1;
+		_exit(0);
+	}
+
+	ASSERT_EQ(1, read(ready[0], &c, 1));
+	EXPECT_REFUSED(EBUSY, seal(self->fd, F_SEAL_GUEST));
+	ASSERT_EQ(1, write(done[1], "x", 1));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+}
+
+TEST_F(sealing, pinned)
+{
+	char *p, buf[4] = "";
+	struct iovec iov = { .iov_len = 3 };
+	int pipefd[2];
+
+	/* A page that something still holds is no longer the file's. */
+	ASSERT_EQ(0, pipe(pipefd));
+	p = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	strcpy(p, "old");
+	iov.iov_base = p;
+	ASSERT_EQ(3, vmsplice(pipefd[1], &iov, 1, 0));
+	ASSERT_EQ(0, munmap(p, page_size));
+	EXPECT_REFUSED(EBUSY, seal(self->fd, F_SEAL_GUEST));
+
+	ASSERT_EQ(0, fallocate(self->fd, PUNCH, 0, page_size));
+	ASSERT_EQ(0, seal(self->fd, F_SEAL_GUEST));
+	ASSERT_EQ(0, fallocate(self->fd, 0, 0, page_size));
+	ASSERT_EQ(3, read(pipefd[0], buf, 3));
+	EXPECT_STREQ("old", buf);
+}
+
+TEST_F(sealing, excludes_write_seals)
+{
+	static const unsigned int seals[] = {
+		F_SEAL_WRITE, F_SEAL_FUTURE_WRITE, F_SEAL_WRITE | F_SEAL_FUTURE_WRITE,
+	};
+	unsigned int i;
+	int fd;
+
+	for (i = 0; i < ARRAY_SIZE(seals); i++) {
+		fd = new_memfd(MFD_ALLOW_SEALING, page_size);
+		ASSERT_LE(0, fd);
+
+		/* Together, */
+		EXPECT_REFUSED(EINVAL, seal(fd, F_SEAL_GUEST | seals[i]));
+		EXPECT_EQ(0, fcntl(fd, F_GET_SEALS));
+
+		/* the guest's after the others, */
+		ASSERT_EQ(0, seal(fd, seals[i]));
+		EXPECT_REFUSED(EINVAL, seal(fd, F_SEAL_GUEST));
+		EXPECT_EQ(seals[i], fcntl(fd, F_GET_SEALS));
+		close(fd);
+
+		/* and the others after the guest's. */
+		fd = new_sealed_memfd(page_size);
+		ASSERT_LE(0, fd);
+		EXPECT_REFUSED(EINVAL, seal(fd, seals[i]));
+		EXPECT_EQ(SEALED, fcntl(fd, F_GET_SEALS));
+		close(fd);
+	}
+}
+
+TEST_F(sealing, with_size_seals)
+{
+	ASSERT_EQ(0, seal(self->fd, F_SEAL_SHRINK | F_SEAL_GROW));
+	EXPECT_EQ(0, seal(self->fd, F_SEAL_GUEST));
+	EXPECT_EQ(0, seal(self->fd, F_SEAL_SHRINK | F_SEAL_GROW));
+	EXPECT_EQ(SEALED, fcntl(self->fd, F_GET_SEALS));
+}
+
+TEST_F(sealing, with_exec_seal)
+{
+	int fd;
+
+	/* On an executable file this seal implies F_SEAL_WRITE. */
+	EXPECT_REFUSED(EINVAL, seal(self->fd, F_SEAL_GUEST | F_SEAL_EXEC));
+
+	ASSERT_EQ(0, fchmod(self->fd, 0600));
+	EXPECT_EQ(0, seal(self->fd, F_SEAL_GUEST));
+	EXPECT_EQ(0, seal(self->fd, F_SEAL_EXEC));
+	EXPECT_EQ(SEALED | F_SEAL_EXEC, fcntl(self->fd, F_GET_SEALS));
+
+	fd = new_memfd(MFD_NOEXEC_SEAL, page_size);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(0, seal(fd, F_SEAL_GUEST));
+	EXPECT_EQ(SEALED | F_SEAL_EXEC, fcntl(fd, F_GET_SEALS));
+	close(fd);
+}
+
+TEST_F(sealing, before_seal_seal)
+{
+	ASSERT_EQ(0, seal(self->fd, F_SEAL_GUEST));
+	EXPECT_EQ(0, seal(self->fd, F_SEAL_SEAL));
+	EXPECT_EQ(SEALED | F_SEAL_SEAL, fcntl(self->fd, F_GET_SEALS));
+	EXPECT_REFUSED(EPERM, seal(self->fd, F_SEAL_GUEST));
+	EXPECT_EQ(0, fallocate(self->fd, 0, 0, page_size));
+	EXPECT_EQ(1, allocated_pages(self->fd));
+}
+
+TEST_F(sealing, with_seal_seal)
+{
+	EXPECT_EQ(0, seal(self->fd, F_SEAL_GUEST | F_SEAL_SEAL));
+	EXPECT_EQ(SEALED | F_SEAL_SEAL, fcntl(self->fd, F_GET_SEALS));
+}
+
+TEST_F(sealing, after_seal_seal)
+{
+	ASSERT_EQ(0, seal(self->fd, F_SEAL_SEAL));
+	EXPECT_REFUSED(EPERM, seal(self->fd, F_SEAL_GUEST));
+	EXPECT_EQ(F_SEAL_SEAL, fcntl(self->fd, F_GET_SEALS));
+}
+
+TEST_F(sealing, without_allow_sealing)
+{
+	int fd = memfd_create("guest_seal_test", MFD_CLOEXEC);
+
+	ASSERT_LE(0, fd);
+	EXPECT_REFUSED(EPERM, seal(fd, F_SEAL_GUEST));
+	close(fd);
+}
+
+TEST_F(sealing, read_only_fd)
+{
+	int fd = reopen(self->fd, O_RDONLY);
+
+	ASSERT_LE(0, fd);
+	EXPECT_REFUSED(EPERM, seal(fd, F_SEAL_GUEST));
+	close(fd);
+}
+
+TEST_F(sealing, hugetlb)
+{
+	int fd = memfd_create("guest_seal_test", MFD_ALLOW_SEALING | MFD_HUGETLB);
+
+	if (fd < 0)
+		SKIP(return, "no hugetlb memfds");
+	EXPECT_REFUSED(EINVAL, seal(fd, F_SEAL_GUEST));
+	EXPECT_EQ(0, fcntl(fd, F_GET_SEALS));
+	close(fd);
+}
+
+TEST_F(sealing, not_a_memfd)
+{
+	int pipefd[2];
+
+	ASSERT_EQ(0, pipe(pipefd));
+	EXPECT_REFUSED(EINVAL, seal(pipefd[1], F_SEAL_GUEST));
+}
+
+/*
+ * After sealing: each way to the content, through each kind of file
+ * descriptor, to a page and to a hole.
+ */
+FIXTURE(sealed)
+{
+	int memfd;
+	int fd;
+	off_t offset;
+	char *buf;
+	struct iovec iov;
+	int pipe[2];
+	int write_errno;
+};
+
+FIXTURE_VARIANT(sealed)
+{
+	int flags;
+	int page;
+};
+
+FIXTURE_VARIANT_ADD(sealed, page) {
+	.flags = -1, .page = ALLOCATED_PAGE,
+};
+
+FIXTURE_VARIANT_ADD(sealed, hole) {
+	.flags = -1, .page = HOLE,
+};
+
+FIXTURE_VARIANT_ADD(sealed, reopened_page) {
+	.flags = O_RDWR, .page = ALLOCATED_PAGE,
+};
+
+FIXTURE_VARIANT_ADD(sealed, reopened_hole) {
+	.flags = O_RDWR, .page = HOLE,
+};
+
+FIXTURE_VARIANT_ADD(sealed, read_only_page) {
+	.flags = O_RDONLY, .page = ALLOCATED_PAGE,
+};
+
+FIXTURE_VARIANT_ADD(sealed, read_only_hole) {
+	.flags = O_RDONLY, .page = HOLE,
+};
+
+FIXTURE_SETUP(sealed)
+{
+	int page;
+
+	if (!has_guest_seal())
+		SKIP(return, "F_SEAL_GUEST is not supported");
+
+	self->memfd = new_sealed_memfd(NR_PAGES * page_size);
+	ASSERT_LE(0, self->memfd);
+	for (page = 0; page < NR_PAGES; page++) {
+		if (ALLOCATED & (1UL << page))
+			ASSERT_EQ(0, fallocate(self->memfd, 0, page * page_size, page_size));
+	}
+
+	self->fd = variant->flags < 0 ? self->memfd : reopen(self->memfd, variant->flags);
+	ASSERT_LE(0, self->fd);
+	self->write_errno = variant->flags == O_RDONLY ? EBADF : EPERM;
+	self->offset = variant->page * page_size;
+	ASSERT_EQ(self->offset, lseek(self->fd, self->offset, SEEK_SET));
+
+	ASSERT_EQ(0, posix_memalign((void **)&self->buf, page_size, page_size));
+	memset(self->buf, 0x5a, page_size);
+	self->iov.iov_base = self->buf;
+	self->iov.iov_len = page_size;
+	ASSERT_EQ(0, pipe2(self->pipe, O_NONBLOCK));
+}
+
+/* Whatever a test tried, nothing came out and nothing changed. */
+FIXTURE_TEARDOWN(sealed)
+{
+	struct stat st;
+	char c;
+
+	EXPECT_TRUE(all_bytes_are(self->buf, 0x5a, page_size));
+	EXPECT_REFUSED(EAGAIN, read(self->pipe[0], &c, 1));
+	EXPECT_EQ(SEALED, fcntl(self->memfd, F_GET_SEALS));
+	ASSERT_EQ(0, fstat(self->memfd, &st));
+	EXPECT_EQ(NR_PAGES * page_size, st.st_size);
+	EXPECT_EQ(ALLOCATED, allocated_pages(self->memfd));
+	EXPECT_EQ(__builtin_popcountl(ALLOCATED), nr_allocated(self->memfd));
+}
+
+TEST_F(sealed, read)
+{
+	EXPECT_REFUSED(EPERM, read(self->fd, self->buf, page_size));
+	EXPECT_EQ(self->offset, lseek(self->fd, 0, SEEK_CUR));
+}
+
+TEST_F(sealed, pread)
+{
+	EXPECT_REFUSED(EPERM, pread(self->fd, self->buf, page_size, self->offset));
+	EXPECT_REFUSED(EPERM, pread(self->fd, self->buf, 1, self->offset + 7));
+}
+
+TEST_F(sealed, readv)
+{
+	EXPECT_REFUSED(EPERM, readv(self->fd, &self->iov, 1));
+	EXPECT_REFUSED(EPERM, preadv(self->fd, &self->iov, 1, self->offset));
+}
+
+TEST_F(sealed, preadv2)
+{
+	EXPECT_REFUSED(EPERM, preadv2(self->fd, &self->iov, 1, self->offset, 0));
+	EXPECT_REFUSED(EPERM, preadv2(self->fd, &self->iov, 1, self->offset, RWF_HIPRI));
+}
+
+TEST_F(sealed, write)
+{
+	EXPECT_REFUSED(self->write_errno, write(self->fd, self->buf, page_size));
+	EXPECT_EQ(self->offset, lseek(self->fd, 0, SEEK_CUR));
+}
+
+TEST_F(sealed, pwrite)
+{
+	EXPECT_REFUSED(self->write_errno,
+		       pwrite(self->fd, self->buf, page_size, self->offset));
+	EXPECT_REFUSED(self->write_errno, pwrite(self->fd, self->buf, 1, self->offset + 7));
+	EXPECT_REFUSED(self->write_errno,
+		       pwrite(self->fd, self->buf, 1, NR_PAGES * page_size));
+}
+
+TEST_F(sealed, writev)
+{
+	EXPECT_REFUSED(self->write_errno, writev(self->fd, &self->iov, 1));
+	EXPECT_REFUSED(self->write_errno,
+		       pwritev(self->fd, &self->iov, 1, self->offset));
+	EXPECT_REFUSED(self->write_errno,
+		       pwritev2(self->fd, &self->iov, 1, self->offset, RWF_DSYNC));
+}
+
+TEST_F(sealed, append)
+{
+	int fd;
+
+	if (variant->flags == O_RDONLY)
+		return;
+
+	fd = reopen(self->memfd, O_RDWR | O_APPEND);
+	ASSERT_LE(0, fd);
+	EXPECT_REFUSED(EPERM, write(fd, self->buf, page_size));
+	close(fd);
+}
+
+TEST_F(sealed, splice_from)
+{
+	loff_t offset = self->offset;
+
+	EXPECT_REFUSED(EPERM, splice(self->fd, &offset, self->pipe[1], NULL, page_size, 0));
+	EXPECT_REFUSED(EPERM, splice(self->fd, &offset, self->pipe[1], NULL, page_size,
+				     SPLICE_F_MOVE | SPLICE_F_NONBLOCK));
+	EXPECT_EQ(self->offset, offset);
+}
+
+TEST_F(sealed, splice_to)
+{
+	loff_t offset = self->offset;
+
+	ASSERT_EQ(page_size, write(self->pipe[1], self->buf, page_size));
+	EXPECT_REFUSED(self->write_errno,
+		       splice(self->pipe[0], NULL, self->fd, &offset, page_size, 0));
+	EXPECT_EQ(self->offset, offset);
+	ASSERT_EQ(page_size, read(self->pipe[0], self->buf, page_size));
+}
+
+TEST_F(sealed, vmsplice_to)
+{
+	loff_t offset = self->offset;
+
+	/* A page given away might replace the file's. */
+	ASSERT_EQ(page_size, vmsplice(self->pipe[1], &self->iov, 1, SPLICE_F_GIFT));
+	EXPECT_REFUSED(self->write_errno,
+		       splice(self->pipe[0], NULL, self->fd, &offset, page_size,
+			      SPLICE_F_MOVE));
+	EXPECT_EQ(self->offset, offset);
+	ASSERT_EQ(page_size, read(self->pipe[0], self->buf, page_size));
+}
+
+TEST_F(sealed, sendfile_from)
+{
+	off_t offset = self->offset;
+	int sockets[2];
+	char c;
+
+	EXPECT_REFUSED(EPERM, sendfile(self->pipe[1], self->fd, &offset, page_size));
+	EXPECT_EQ(self->offset, offset);
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, sockets));
+	EXPECT_REFUSED(EPERM, sendfile(sockets[0], self->fd, &offset, page_size));
+	EXPECT_REFUSED(EAGAIN, read(sockets[1], &c, 1));
+}
+
+TEST_F(sealed, sendfile_to)
+{
+	int source = new_memfd(0, page_size);
+	off_t offset = 0;
+
+	ASSERT_LE(0, source);
+	EXPECT_REFUSED(self->write_errno, sendfile(self->fd, source, &offset, page_size));
+	close(source);
+}
+
+TEST_F(sealed, copy_file_range_from)
+{
+	int target = new_memfd(0, page_size);
+	loff_t from = self->offset, to = 0;
+
+	ASSERT_LE(0, target);
+	EXPECT_REFUSED(EPERM,
+		       copy_file_range(self->fd, &from, target, &to, page_size, 0));
+	EXPECT_EQ(0, nr_allocated(target));
+	close(target);
+}
+
+TEST_F(sealed, copy_file_range_to)
+{
+	int source = new_memfd(0, page_size);
+	loff_t from = 0, to = self->offset;
+
+	ASSERT_LE(0, source);
+	ASSERT_EQ(page_size, pwrite(source, self->buf, page_size, 0));
+	EXPECT_REFUSED(self->write_errno,
+		       copy_file_range(source, &from, self->fd, &to, page_size, 0));
+	close(source);
+}
+
+TEST_F(sealed, copy_file_range_within)
+{
+	loff_t from = self->offset, to = 0;
+
+	EXPECT_REFUSED(self->write_errno,
+		       copy_file_range(self->fd, &from, self->fd, &to, page_size, 0));
+}
+
+TEST_F(sealed, clone)
+{
+	int target = new_memfd(0, page_size);
+
+	/* shmem can't share pages between files anyway. */
+	ASSERT_LE(0, target);
+	EXPECT_EQ(-1, ioctl(target, FICLONE, self->fd));
+	EXPECT_EQ(-1, ioctl(self->fd, FICLONE, target));
+	close(target);
+}
+
+struct uring {
+	int fd;
+	char *ring;
+	struct io_uring_sqe *sqe;
+	struct io_uring_params params;
+};
+
+static bool uring_init(struct uring *uring)
+{
+	struct io_uring_params *p = &uring->params;
+	size_t size;
+
+	memset(uring, 0, sizeof(*uring));
+	uring->fd = syscall(__NR_io_uring_setup, 1, p);
+	if (uring->fd < 0)
+		return false;
+
+	size = p->cq_off.cqes + p->cq_entries * sizeof(struct io_uring_cqe);
+	if (size < p->sq_off.array + p->sq_entries * sizeof(__u32))
+		size = p->sq_off.array + p->sq_entries * sizeof(__u32);
+	uring->ring = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
+			   uring->fd, IORING_OFF_SQ_RING);
+	uring->sqe = mmap(NULL, page_size, PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_POPULATE, uring->fd, IORING_OFF_SQES);
+	return uring->ring != MAP_FAILED && uring->sqe != MAP_FAILED;
+}
+
+static int uring_do(struct uring *uring, int op, int fd, void *buf, size_t len,
+		    off_t offset)
+{
+	struct io_uring_params *p = &uring->params;
+	__u32 *sq_tail = (__u32 *)(uring->ring + p->sq_off.tail);
+	__u32 *array = (__u32 *)(uring->ring + p->sq_off.array);
+	__u32 *cq_head = (__u32 *)(uring->ring + p->cq_off.head);
+	struct io_uring_cqe *cqes = (void *)(uring->ring + p->cq_off.cqes);
+	int ret;
+
+	*uring->sqe = (struct io_uring_sqe) {
+		.opcode = op,
+		.fd = fd,
+		.addr = (unsigned long)buf,
+		.len = len,
+		.off = offset,
+	};
+	array[*sq_tail & (p->sq_entries - 1)] = 0;
+	__atomic_store_n(sq_tail, *sq_tail + 1, __ATOMIC_RELEASE);
+	if (syscall(__NR_io_uring_enter, uring->fd, 1, 1, IORING_ENTER_GETEVENTS,
+		    NULL, 0) != 1)
+		return -errno;
+
+	ret = cqes[*cq_head & (p->cq_entries - 1)].res;
+	__atomic_store_n(cq_head, *cq_head + 1, __ATOMIC_RELEASE);
+	return ret;
+}
+
+TEST_F(sealed, io_uring)
+{
+	struct uring uring;
+
+	if (!uring_init(&uring))
+		SKIP(return, "no io_uring");
+
+	EXPECT_EQ(-EPERM, uring_do(&uring, IORING_OP_READ, self->fd, self->buf,
+				   page_size, self->offset));
+	EXPECT_EQ(-self->write_errno, uring_do(&uring, IORING_OP_WRITE, self->fd,
+					       self->buf, page_size, self->offset));
+	EXPECT_EQ(-EPERM, uring_do(&uring, IORING_OP_READV, self->fd, &self->iov, 1,
+				   self->offset));
+	EXPECT_EQ(-self->write_errno, uring_do(&uring, IORING_OP_WRITEV, self->fd,
+					       &self->iov, 1, self->offset));
+}
+
+TEST_F(sealed, io_uring_fixed)
+{
+	struct uring uring;
+
+	if (!uring_init(&uring))
+		SKIP(return, "no io_uring");
+
+	ASSERT_EQ(0, syscall(__NR_io_uring_register, uring.fd, IORING_REGISTER_BUFFERS,
+			     &self->iov, 1));
+	EXPECT_EQ(-EPERM, uring_do(&uring, IORING_OP_READ_FIXED, self->fd, self->buf,
+				   page_size, self->offset));
+	EXPECT_EQ(-self->write_errno, uring_do(&uring, IORING_OP_WRITE_FIXED, self->fd,
+					       self->buf, page_size, self->offset));
+}
+
+static long aio_do(int op, int fd, void *buf, size_t len, off_t offset)
+{
+	struct iocb iocb = {
+		.aio_lio_opcode = op,
+		.aio_fildes = fd,
+		.aio_buf = (unsigned long)buf,
+		.aio_nbytes = len,
+		.aio_offset = offset,
+	}, *iocbs = &iocb;
+	aio_context_t context = 0;
+	struct io_event event;
+	long ret;
+
+	if (syscall(__NR_io_setup, 1, &context))
+		return -ENOSYS;
+	if (syscall(__NR_io_submit, context, 1, &iocbs) != 1)
+		ret = -errno;
+	else if (syscall(__NR_io_getevents, context, 1, 1, &event, NULL) != 1)
+		ret = -errno;
+	else
+		ret = event.res;
+	syscall(__NR_io_destroy, context);
+	return ret;
+}
+
+TEST_F(sealed, aio)
+{
+	long ret = aio_do(IOCB_CMD_PREAD, self->fd, self->buf, page_size, self->offset);
+
+	if (ret == -ENOSYS)
+		SKIP(return, "no AIO");
+
+	EXPECT_EQ(-EPERM, ret);
+	EXPECT_EQ(-self->write_errno, aio_do(IOCB_CMD_PWRITE, self->fd, self->buf,
+					     page_size, self->offset));
+}
+
+TEST_F(sealed, mmap)
+{
+	static const int flags[] = {
+		MAP_SHARED, MAP_SHARED_VALIDATE, MAP_PRIVATE,
+		MAP_SHARED | MAP_POPULATE, MAP_PRIVATE | MAP_POPULATE,
+		MAP_SHARED | MAP_LOCKED, MAP_PRIVATE | MAP_NORESERVE,
+	};
+	const int all = PROT_READ | PROT_WRITE | PROT_EXEC;
+	unsigned int i;
+	int prot, err;
+
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		for (prot = PROT_NONE; prot <= all; prot++) {
+			err = EPERM;
+			if (variant->flags == O_RDONLY && prot & PROT_WRITE &&
+			    (flags[i] & MAP_TYPE) != MAP_PRIVATE)
+				err = EACCES;
+			EXPECT_REFUSED(err, mmap(NULL, page_size, prot, flags[i],
+						 self->fd, self->offset));
+		}
+	}
+}
+
+TEST_F(sealed, ftruncate)
+{
+	int err = variant->flags == O_RDONLY ? EINVAL : EPERM;
+
+	EXPECT_REFUSED(err, ftruncate(self->fd, 0));
+	EXPECT_REFUSED(err, ftruncate(self->fd, self->offset));
+	EXPECT_REFUSED(err, ftruncate(self->fd, self->offset + 1));
+	EXPECT_REFUSED(err, ftruncate(self->fd, NR_PAGES * page_size + 1));
+	/* Nothing to do, and nothing done. */
+	if (variant->flags != O_RDONLY)
+		EXPECT_EQ(0, ftruncate(self->fd, NR_PAGES * page_size));
+}
+
+TEST_F(sealed, open_truncate)
+{
+	EXPECT_REFUSED(EPERM, reopen(self->fd, O_RDWR | O_TRUNC));
+	EXPECT_REFUSED(EPERM, reopen(self->fd, O_WRONLY | O_TRUNC));
+}
+
+TEST_F(sealed, direct_io)
+{
+	int fd = reopen(self->memfd, O_RDWR | O_DIRECT);
+
+	if (fd < 0)
+		return;
+	EXPECT_REFUSED(EPERM, pread(fd, self->buf, page_size, self->offset));
+	EXPECT_REFUSED(EPERM, pwrite(fd, self->buf, page_size, self->offset));
+	close(fd);
+}
+
+TEST_F(sealed, exec)
+{
+	int status, fd = reopen(self->memfd, O_RDONLY);
+	char *argv[] = { "guest_seal_test", NULL };
+	pid_t pid;
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, fchmod(self->memfd, 0700));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		syscall(__NR_execveat, fd, "", argv, argv + 1, AT_EMPTY_PATH);
+		_exit(errno);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_TRUE(WIFEXITED(status));
+	/* ETXTBSY where files open for writing can't be executed at all. */
+	EXPECT_TRUE(WEXITSTATUS(status) == EPERM || WEXITSTATUS(status) == EACCES ||
+		    WEXITSTATUS(status) == ETXTBSY) {
+		TH_LOG("status %#x", status);
+	}
+	close(fd);
+}
+
+TEST_F(sealed, udmabuf)
+{
+	struct udmabuf_create create = {
+		.memfd = self->fd,
+		.offset = self->offset,
+		.size = page_size,
+	};
+	int fd = open("/dev/udmabuf", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		SKIP(return, "no /dev/udmabuf");
+	EXPECT_REFUSED(EINVAL, ioctl(fd, UDMABUF_CREATE, &create));
+	close(fd);
+}
+
+TEST_F(sealed, fadvise)
+{
+	posix_fadvise(self->fd, 0, 0, POSIX_FADV_WILLNEED);
+	posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED);
+	readahead(self->fd, self->offset, page_size);
+	sync_file_range(self->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+	EXPECT_EQ(0, fsync(self->fd));
+}
+
+TEST_F(sealed, cachestat)
+{
+	struct { __u64 off, len; } range = { self->offset, page_size };
+	struct { __u64 cache, dirty, writeback, evicted, recently; } stat;
+	bool page = variant->page == ALLOCATED_PAGE;
+
+	if (syscall(__NR_cachestat, self->fd, &range, &stat, 0)) {
+		ASSERT_EQ(ENOSYS, errno);
+		SKIP(return, "no cachestat");
+	}
+	EXPECT_EQ(page, stat.cache);
+	EXPECT_EQ(0, stat.writeback);
+	EXPECT_EQ(0, stat.evicted);
+}
+
+TEST_F(sealed, fallocate_read_only)
+{
+	if (variant->flags != O_RDONLY)
+		return;
+	EXPECT_REFUSED(EBADF, fallocate(self->fd, 0, 0, NR_PAGES * page_size));
+	EXPECT_REFUSED(EBADF, fallocate(self->fd, PUNCH, 0, NR_PAGES * page_size));
+}
+
+TEST_F(sealed, in_child)
+{
+	int status;
+	pid_t pid = fork();
+
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		bool refused = pread(self->fd, self->buf, page_size, self->offset) == -1 &&
+			errno == EPERM &&
+			mmap(NULL, page_size, PROT_READ, MAP_SHARED, self->fd,
+			     self->offset) == MAP_FAILED && errno == EPERM;
+
+		_exit(!refused);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+}
+
+TEST_F(sealed, passed_fd)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} control = {};
+	struct iovec iov = { .iov_base = &control, .iov_len = 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+	int sockets[2], fd;
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sockets));
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &self->fd, sizeof(int));
+	ASSERT_EQ(1, sendmsg(sockets[0], &msg, 0));
+	ASSERT_EQ(1, recvmsg(sockets[1], &msg, 0));
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(int));
+
+	EXPECT_REFUSED(EPERM, pread(fd, self->buf, page_size, self->offset));
+	EXPECT_REFUSED(EPERM, mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd,
+				   self->offset));
+	close(fd);
+}
+
+/* Sets up a loop device on a file, gives its file descriptor. */
+static int loop_attach(int file, bool configure)
+{
+	struct loop_config config = {
+		.fd = file,
+		.info.lo_flags = LO_FLAGS_AUTOCLEAR,
+	};
+	int control, number, fd;
+	char path[32];
+
+	control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+	if (control < 0)
+		return -1;
+	number = ioctl(control, LOOP_CTL_GET_FREE);
+	close(control);
+	if (number < 0)
+		return -1;
+
+	snprintf(path, sizeof(path), "/dev/loop%d", number);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	if (configure ? ioctl(fd, LOOP_CONFIGURE, &config) :
+			ioctl(fd, LOOP_SET_FD, file)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static void loop_test(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *self,
+		      bool configure)
+{
+	int fd = loop_attach(self->fd, configure);
+
+	if (fd < 0)
+		SKIP(return, "no loop device");
+
+	EXPECT_REFUSED(EIO, pread(fd, self->buf, page_size, self->offset));
+	/* The error of a write comes with the flush. */
+	EXPECT_NE(0, pwrite(fd, self->buf, page_size, self->offset) != (ssize_t)page_size ||
+		     fsync(fd));
+	ioctl(fd, LOOP_CLR_FD, 0);
+	close(fd);
+}
+
+TEST_F(sealed, loop_set_fd)
+{
+	loop_test(_metadata, self, false);
+}
+
+TEST_F(sealed, loop_configure)
+{
+	loop_test(_metadata, self, true);
+}
+
+/*
+ * fallocate(), the one thing that is allowed.
+ */
+FIXTURE(alloc)
+{
+	int fd;
+};
+
+FIXTURE_SETUP(alloc)
+{
+	if (!has_guest_seal())
+		SKIP(return, "F_SEAL_GUEST is not supported");
+
+	self->fd = new_sealed_memfd(NR_PAGES * page_size);
+	ASSERT_LE(0, self->fd);
+	ASSERT_EQ(0, allocated_pages(self->fd));
+}
+
+FIXTURE_TEARDOWN(alloc)
+{
+	close(self->fd);
+}
+
+TEST_F(alloc, exactly_what_is_asked_for)
+{
+	unsigned long expected;
+	int start, end;
+
+	for (start = 0; start < NR_PAGES; start++) {
+		for (end = start + 1; end <= NR_PAGES; end++) {
+			off_t offset = start * page_size;
+			off_t len = (end - start) * page_size;
+
+			expected = (1UL << end) - (1UL << start);
+			ASSERT_EQ(0, fallocate(self->fd, 0, offset, len));
+			ASSERT_EQ(expected, allocated_pages(self->fd));
+			ASSERT_EQ(end - start, nr_allocated(self->fd));
+			ASSERT_EQ(0, fallocate(self->fd, PUNCH, 0, NR_PAGES * page_size));
+			ASSERT_EQ(0, nr_allocated(self->fd));
+
+			expected = (1UL << NR_PAGES) - 1 - expected;
+			ASSERT_EQ(0, fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0,
+					       NR_PAGES * page_size));
+			ASSERT_EQ(0, fallocate(self->fd, PUNCH, offset, len));
+			ASSERT_EQ(expected, allocated_pages(self->fd));
+			ASSERT_EQ(0, fallocate(self->fd, PUNCH, 0, NR_PAGES * page_size));
+		}
+	}
+}
+
+TEST_F(alloc, repeated)
+{
+	EXPECT_EQ(0, fallocate(self->fd, PUNCH, page_size, page_size));
+	EXPECT_EQ(0, fallocate(self->fd, 0, page_size, page_size));
+	EXPECT_EQ(0, fallocate(self->fd, 0, 0, 3 * page_size));
+	EXPECT_EQ(0x7, allocated_pages(self->fd));
+	EXPECT_EQ(0, fallocate(self->fd, PUNCH, page_size, page_size));
+	EXPECT_EQ(0, fallocate(self->fd, PUNCH, page_size, page_size));
+	EXPECT_EQ(0x5, allocated_pages(self->fd));
+}
+
+TEST_F(alloc, unaligned)
+{
+	static const int modes[] = { 0, FALLOC_FL_KEEP_SIZE, PUNCH };
+	unsigned int i;
+
+	ASSERT_EQ(0, fallocate(self->fd, 0, 2 * page_size, 2 * page_size));
+	for (i = 0; i < ARRAY_SIZE(modes); i++) {
+		EXPECT_REFUSED(EINVAL, fallocate(self->fd, modes[i], 1, page_size));
+		EXPECT_REFUSED(EINVAL, fallocate(self->fd, modes[i], 0, page_size + 1));
+		EXPECT_REFUSED(EINVAL, fallocate(self->fd, modes[i], 2 * page_size, 1));
+		EXPECT_REFUSED(EINVAL, fallocate(self->fd, modes[i], page_size - 1, 2));
+		EXPECT_REFUSED(EINVAL, fallocate(self->fd, modes[i], 0, 0));
+	}
+	EXPECT_EQ(0xc, allocated_pages(self->fd));
+}
+
+TEST_F(alloc, out_of_range)
+{
+	static const int modes[] = { 0, FALLOC_FL_KEEP_SIZE, PUNCH };
+	off_t size = NR_PAGES * page_size;
+	off_t max = 0x7fffffffffffffffL & ~(page_size - 1);
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(modes); i++) {
+		EXPECT_REFUSED(EINVAL, fallocate(self->fd, modes[i], size, page_size));
+		EXPECT_REFUSED(EINVAL, fallocate(self->fd, modes[i], 0, size + page_size));
+		EXPECT_REFUSED(EINVAL, fallocate(self->fd, modes[i], -page_size, page_size));
+		EXPECT_REFUSED(EINVAL, fallocate(self->fd, modes[i], 0, -page_size));
+		/* The VFS has its own word about these. */
+		EXPECT_EQ(-1, fallocate(self->fd, modes[i], 0, max));
+		EXPECT_TRUE(errno == EINVAL || errno == EFBIG);
+		EXPECT_EQ(-1, fallocate(self->fd, modes[i], max, max));
+		EXPECT_TRUE(errno == EINVAL || errno == EFBIG);
+	}
+	EXPECT_EQ(0, allocated_pages(self->fd));
+}
+
+TEST_F(alloc, modes)
+{
+	static const int modes[] = {
+		FALLOC_FL_ZERO_RANGE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+		FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE,
+		FALLOC_FL_UNSHARE_RANGE, FALLOC_FL_PUNCH_HOLE,
+	};
+	unsigned int i;
+
+	ASSERT_EQ(0, fallocate(self->fd, 0, page_size, page_size));
+	for (i = 0; i < ARRAY_SIZE(modes); i++)
+		EXPECT_REFUSED(EOPNOTSUPP,
+			       fallocate(self->fd, modes[i], page_size, page_size));
+	EXPECT_EQ(0x2, allocated_pages(self->fd));
+}
+
+TEST_F(alloc, seek)
+{
+	off_t size = NR_PAGES * page_size;
+
+	EXPECT_REFUSED(ENXIO, lseek(self->fd, 0, SEEK_DATA));
+	EXPECT_EQ(0, lseek(self->fd, 0, SEEK_HOLE));
+	EXPECT_EQ(5, lseek(self->fd, 5, SEEK_HOLE));
+
+	ASSERT_EQ(0, fallocate(self->fd, 0, 2 * page_size, page_size));
+	EXPECT_EQ(2 * page_size, lseek(self->fd, 0, SEEK_DATA));
+	EXPECT_EQ(2 * page_size + 5, lseek(self->fd, 2 * page_size + 5, SEEK_DATA));
+	EXPECT_EQ(3 * page_size, lseek(self->fd, 2 * page_size + 5, SEEK_HOLE));
+	EXPECT_REFUSED(ENXIO, lseek(self->fd, 3 * page_size, SEEK_DATA));
+
+	ASSERT_EQ(0, fallocate(self->fd, 0, 3 * page_size, size - 3 * page_size));
+	EXPECT_EQ(size, lseek(self->fd, 2 * page_size, SEEK_HOLE));
+	EXPECT_REFUSED(ENXIO, lseek(self->fd, size, SEEK_DATA));
+	EXPECT_REFUSED(ENXIO, lseek(self->fd, size, SEEK_HOLE));
+	EXPECT_REFUSED(ENXIO, lseek(self->fd, -1, SEEK_DATA));
+}
+
+TEST_F(alloc, frees_memory)
+{
+	size_t size = MB(16);
+	int fd = new_sealed_memfd(size);
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, fallocate(fd, 0, 0, size));
+	EXPECT_EQ(size / page_size, nr_allocated(fd));
+	EXPECT_EQ(size, lseek(fd, 0, SEEK_HOLE));
+	ASSERT_EQ(0, fallocate(fd, PUNCH, page_size, size - 2 * page_size));
+	EXPECT_EQ(2, nr_allocated(fd));
+	EXPECT_EQ(page_size, lseek(fd, 0, SEEK_HOLE));
+	EXPECT_EQ(size - page_size, lseek(fd, page_size, SEEK_DATA));
+	close(fd);
+}
+
+static void ignore_signal(int sig)
+{
+}
+
+/* Until it's done, with signals coming all the time. */
+static int interrupted_fallocate(struct __test_metadata *_metadata, int fd, int mode,
+				 size_t size)
+{
+	off_t done, last = 0;
+	int interrupts = 0;
+
+	while (fallocate(fd, mode, 0, size)) {
+		EXPECT_EQ(EINTR, errno);
+		if (errno != EINTR)
+			break;
+		interrupts++;
+
+		/* What is done is at the start, and stays done. */
+		done = lseek(fd, 0, mode & FALLOC_FL_PUNCH_HOLE ? SEEK_DATA : SEEK_HOLE);
+		EXPECT_LE(last, done);
+		last = done;
+		if (mode & FALLOC_FL_PUNCH_HOLE)
+			done = size - done;
+		EXPECT_EQ(done, nr_allocated(fd) * page_size);
+	}
+	return interrupts;
+}
+
+TEST_F(alloc, interrupted)
+{
+	struct sigaction action = { .sa_handler = ignore_signal };
+	struct itimerval timer = { { 0, 2000 }, { 0, 2000 } }, off = {};
+	size_t size = MB(256);
+	int interrupts, fd = new_sealed_memfd(size);
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, sigaction(SIGALRM, &action, NULL));
+	ASSERT_EQ(0, setitimer(ITIMER_REAL, &timer, NULL));
+	interrupts = interrupted_fallocate(_metadata, fd, 0, size);
+	EXPECT_EQ(size / page_size, nr_allocated(fd));
+	interrupts += interrupted_fallocate(_metadata, fd, PUNCH, size);
+	EXPECT_EQ(0, nr_allocated(fd));
+	ASSERT_EQ(0, setitimer(ITIMER_REAL, &off, NULL));
+	TH_LOG("%d interrupts", interrupts);
+	close(fd);
+}
+
+TEST_F(alloc, killed)
+{
+	size_t size = MB(512);
+	int status, fd = new_sealed_memfd(size);
+	pid_t pid;
+
+	ASSERT_LE(0, fd);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(fallocate(fd, 0, 0, size) ? 1 : 0);
+	while (!nr_allocated(fd) && !waitpid(pid, &status, WNOHANG))
+		sched_yield();
+	kill(pid, SIGKILL);
+	waitpid(pid, &status, 0);
+
+	/* Whatever came of it, every page is either this or that. */
+	EXPECT_EQ(nr_allocated(fd) * page_size, lseek(fd, 0, SEEK_HOLE) % size ?: size);
+	EXPECT_EQ(0, fallocate(fd, PUNCH, 0, size));
+	EXPECT_EQ(0, nr_allocated(fd));
+	close(fd);
+}
+
+/*
+ * What the rest of the kernel does to pages, and must not do to these.
+ */
+#define SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+
+FIXTURE(pages)
+{
+	char shmem_enabled[32];
+	char cgroup[64];
+	bool mounted;
+};
+
+FIXTURE_SETUP(pages)
+{
+	if (!has_guest_seal())
+		SKIP(return, "F_SEAL_GUEST is not supported");
+	if (getuid())
+		SKIP(return, "needs root");
+}
+
+FIXTURE_TEARDOWN(pages)
+{
+	char path[128];
+
+	if (self->shmem_enabled[0])
+		EXPECT_TRUE(write_file(SHMEM_ENABLED, self->shmem_enabled));
+	if (self->cgroup[0]) {
+		snprintf(path, sizeof(path), "%s/../cgroup.procs", self->cgroup);
+		write_file(path, "0");
+		EXPECT_EQ(0, rmdir(self->cgroup));
+	}
+	if (self->mounted) {
+		snprintf(path, sizeof(path), "%s/..", self->cgroup);
+		umount2(path, MNT_DETACH);
+	}
+}
+
+TEST_F(pages, no_huge_pages)
+{
+	char buf[128] = "", *start, *end;
+	size_t size = MB(8);
+	unsigned int i;
+	int fd;
+
+	fd = open(SHMEM_ENABLED, O_RDONLY);
+	if (fd < 0)
+		SKIP(return, "no transparent huge pages");
+	ASSERT_LT(0, read(fd, buf, sizeof(buf) - 1));
+	close(fd);
+	start = strchr(buf, '[') + 1;
+	end = strchr(buf, ']');
+	snprintf(self->shmem_enabled, sizeof(self->shmem_enabled), "%.*s",
+		 (int)(end - start), start);
+	ASSERT_TRUE(write_file(SHMEM_ENABLED, "force"));
+
+	fd = new_sealed_memfd(size);
+	ASSERT_LE(0, fd);
+	for (i = 0; i < 3; i++) {
+		off_t offset = (512 + 7 * i) * page_size;
+
+		ASSERT_EQ(0, fallocate(fd, 0, offset, page_size));
+		EXPECT_EQ(offset + page_size, lseek(fd, offset, SEEK_HOLE));
+	}
+	EXPECT_EQ(3, nr_allocated(fd));
+
+	ASSERT_EQ(0, fallocate(fd, 0, 0, size));
+	EXPECT_EQ(size / page_size, nr_allocated(fd));
+	ASSERT_EQ(0, fallocate(fd, PUNCH, 512 * page_size, page_size));
+	EXPECT_EQ(size / page_size - 1, nr_allocated(fd));
+	EXPECT_EQ(512 * page_size, lseek(fd, 0, SEEK_HOLE));
+	close(fd);
+}
+
+TEST_F(pages, not_dropped)
+{
+	size_t size = MB(4);
+	int fd = new_sealed_memfd(size);
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, fallocate(fd, 0, 0, size));
+	sync();
+	EXPECT_TRUE(write_file("/proc/sys/vm/drop_caches", "3"));
+	/* Not there without compaction. */
+	write_file("/proc/sys/vm/compact_memory", "1");
+	EXPECT_EQ(size / page_size, nr_allocated(fd));
+	EXPECT_EQ(size, lseek(fd, 0, SEEK_HOLE));
+	close(fd);
+}
+
+/* Moves the test into a memory cgroup of its own. */
+static bool enter_cgroup(FIXTURE_DATA(pages) *self)
+{
+	const char *root = "/sys/fs/cgroup";
+	char path[128];
+
+	if (access("/sys/fs/cgroup/cgroup.procs", F_OK)) {
+		if (mount("none", root, "cgroup2", 0, NULL))
+			return false;
+		self->mounted = true;
+	}
+	if (!write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory"))
+		return false;
+	snprintf(self->cgroup, sizeof(self->cgroup), "%s/guest_seal_test", root);
+	if (mkdir(self->cgroup, 0700)) {
+		self->cgroup[0] = 0;
+		return false;
+	}
+	snprintf(path, sizeof(path), "%s/cgroup.procs", self->cgroup);
+	return write_file(path, "0");
+}
+
+static bool cgroup_write(FIXTURE_DATA(pages) *self, const char *name, const char *value)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", self->cgroup, name);
+	return write_file(path, value);
+}
+
+static long cgroup_read(FIXTURE_DATA(pages) *self, const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", self->cgroup, name);
+	return read_number(path);
+}
+
+TEST_F(pages, memcg_limit)
+{
+	size_t size = MB(64);
+	int status, fd = new_sealed_memfd(size);
+	off_t done;
+	pid_t pid;
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, fallocate(fd, 0, MB(1), page_size));
+	if (!enter_cgroup(self))
+		SKIP(return, "no memory cgroups");
+	ASSERT_TRUE(cgroup_write(self, "memory.max", "16M"));
+
+	/* The end may be ENOMEM or the OOM killer's. */
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		write_file("/proc/self/oom_score_adj", "1000");
+		_exit(fallocate(fd, 0, 0, size) && errno == ENOMEM ? 0 : 1);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(!status || (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL));
+
+	/* Charged to whom it belongs, and counted truthfully. */
+	done = lseek(fd, 0, SEEK_HOLE);
+	EXPECT_LE(MB(2), done);
+	EXPECT_GT(MB(16), done);
+	EXPECT_EQ(done, nr_allocated(fd) * page_size);
+	EXPECT_LE(done - page_size, cgroup_read(self, "memory.current"));
+
+	/* All of this can be given back, and had again with more memory. */
+	EXPECT_EQ(0, fallocate(fd, PUNCH, 0, size));
+	EXPECT_EQ(0, nr_allocated(fd));
+	ASSERT_TRUE(cgroup_write(self, "memory.max", "max"));
+	EXPECT_EQ(0, fallocate(fd, 0, 0, size));
+	EXPECT_EQ(size / page_size, nr_allocated(fd));
+	close(fd);
+}
+
+/* Swap in memory: not of much use, other than that pages leave for it. */
+static int swap_on(char *path, size_t len)
+{
+	size_t size = MB(64);
+	int fd, file = new_memfd(0, size);
+	struct {
+		char bootbits[1024];
+		__u32 version, last_page, nr_badpages;
+	} header = { .version = 1, .last_page = size / page_size - 1 };
+	struct loop_info64 info;
+
+	if (file < 0 || fallocate(file, 0, 0, size))
+		return -1;
+	if (pwrite(file, &header, sizeof(header), 0) != sizeof(header) ||
+	    pwrite(file, "SWAPSPACE2", 10, page_size - 10) != 10)
+		return -1;
+	fd = loop_attach(file, true);
+	close(file);
+	if (fd < 0 || ioctl(fd, LOOP_GET_STATUS64, &info))
+		return -1;
+	snprintf(path, len, "/dev/loop%u", info.lo_number);
+	return swapon(path, 0) ? -1 : fd;
+}
+
+TEST_F(pages, not_reclaimed)
+{
+	size_t size = MB(8);
+	int fd, ordinary, loop;
+	char path[32];
+	off_t offset;
+
+	loop = swap_on(path, sizeof(path));
+	if (loop < 0)
+		SKIP(return, "no swap on loop devices");
+	if (!enter_cgroup(self)) {
+		swapoff(path);
+		SKIP(return, "no memory cgroups");
+	}
+
+	fd = new_sealed_memfd(size);
+	ordinary = new_memfd(MFD_ALLOW_SEALING, size);
+	ASSERT_EQ(0, fallocate(fd, 0, 0, size));
+	for (offset = 0; offset < (off_t)size; offset += page_size)
+		ASSERT_EQ(1, pwrite(ordinary, "x", 1, offset));
+
+	/* As much as there is: it does not get that. */
+	cgroup_write(self, "memory.reclaim", "16M");
+	EXPECT_LT(MB(1), cgroup_read(self, "memory.swap.current"));
+	EXPECT_GE(size, cgroup_read(self, "memory.swap.current"));
+	EXPECT_LE(size, cgroup_read(self, "memory.current"));
+	EXPECT_EQ(size / page_size, nr_allocated(fd));
+	EXPECT_EQ(size, lseek(fd, 0, SEEK_HOLE));
+
+	/* A page in swap is a page, too. */
+	EXPECT_REFUSED(EBUSY, seal(ordinary, F_SEAL_GUEST));
+
+	close(ordinary);
+	EXPECT_EQ(0, swapoff(path));
+	EXPECT_EQ(size / page_size, nr_allocated(fd));
+	close(fd);
+	close(loop);
+}
+
+/*
+ * Races between sealing and what it excludes.
+ */
+FIXTURE(race)
+{
+	pthread_barrier_t barrier;
+	int fd;
+	bool stop;
+	bool sealed;
+	/* What the other thread got done. */
+	bool done;
+	unsigned int nr_sealed;
+	unsigned int nr_done;
+};
+
+FIXTURE_SETUP(race)
+{
+	if (!has_guest_seal())
+		SKIP(return, "F_SEAL_GUEST is not supported");
+	pthread_barrier_init(&self->barrier, NULL, 2);
+}
+
+FIXTURE_TEARDOWN(race)
+{
+}
+
+static __thread sigjmp_buf bus_error;
+
+static void handle_bus_error(int sig)
+{
+	siglongjmp(bus_error, 1);
+}
+
+/* Has a byte been written to, or read from, the file through a mapping? */
+static bool touch_mapping(int fd, bool write)
+{
+	volatile char *p;
+	bool done = false;
+
+	p = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED)
+		return false;
+	if (!sigsetjmp(bus_error, 1)) {
+		if (write)
+			*p = 1;
+		else
+			(void)*p;
+		done = true;
+	}
+	/* Keep the mapping while the result is looked at. */
+	return done;
+}
+
+static bool try_write_mapping(int fd)
+{
+	return touch_mapping(fd, true);
+}
+
+static bool try_read_mapping(int fd)
+{
+	return touch_mapping(fd, false);
+}
+
+static bool try_pwrite(int fd)
+{
+	return pwrite(fd, "x", 1, 0) == 1;
+}
+
+static bool try_sendfile(int fd)
+{
+	off_t offset = 0;
+	int source = new_memfd(0, page_size);
+	bool done = sendfile(fd, source, &offset, page_size) == (ssize_t)page_size;
+
+	close(source);
+	return done;
+}
+
+static bool (*race_action)(int fd);
+
+static void *race_thread(void *data)
+{
+	FIXTURE_DATA(race) *self = data;
+
+	for (;;) {
+		pthread_barrier_wait(&self->barrier);
+		if (self->stop)
+			return NULL;
+		self->done = race_action(self->fd);
+		pthread_barrier_wait(&self->barrier);
+	}
+}
+
+/* Either the seal or the other one, but never both. */
+static void run_race(struct __test_metadata *_metadata, FIXTURE_DATA(race) *self,
+		     bool (*action)(int fd))
+{
+	struct sigaction sa = { .sa_handler = handle_bus_error };
+	unsigned int i, spin;
+	volatile unsigned int n;
+	pthread_t thread;
+
+	ASSERT_EQ(0, sigaction(SIGBUS, &sa, NULL));
+	race_action = action;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, race_thread, self));
+	for (i = 0; i < 2000; i++) {
+		self->fd = new_memfd(MFD_ALLOW_SEALING, page_size);
+		ASSERT_LE(0, self->fd);
+		spin = rand() % 4096;
+		pthread_barrier_wait(&self->barrier);
+		for (n = 0; n < spin; n++)
+			;
+		self->sealed = !seal(self->fd, F_SEAL_GUEST);
+		pthread_barrier_wait(&self->barrier);
+
+		ASSERT_FALSE(self->sealed && self->done);
+		ASSERT_EQ(self->sealed, !!(fcntl(self->fd, F_GET_SEALS) & F_SEAL_GUEST));
+		if (self->sealed)
+			ASSERT_EQ(0, allocated_pages(self->fd));
+		self->nr_sealed += self->sealed;
+		self->nr_done += self->done;
+		close(self->fd);
+	}
+	self->stop = true;
+	pthread_barrier_wait(&self->barrier);
+	pthread_join(thread, NULL);
+	TH_LOG("%u times the seal won, %u times the access", self->nr_sealed, self->nr_done);
+}
+
+TEST_F(race, write_to_mapping)
+{
+	run_race(_metadata, self, try_write_mapping);
+}
+
+TEST_F(race, read_from_mapping)
+{
+	run_race(_metadata, self, try_read_mapping);
+}
+
+TEST_F(race, pwrite)
+{
+	run_race(_metadata, self, try_pwrite);
+}
+
+TEST_F(race, sendfile)
+{
+	run_race(_metadata, self, try_sendfile);
+}
+
+static void *convert_thread(void *data)
+{
+	FIXTURE_DATA(race) *self = data;
+	int i, start, nr;
+
+	for (i = 0; i < 2000; i++) {
+		start = (i * 7) % NR_PAGES;
+		nr = 1 + i % (NR_PAGES - start);
+		if (fallocate(self->fd, i & 1 ? PUNCH : 0, start * page_size,
+			      nr * page_size))
+			return "fallocate() failed";
+	}
+	return NULL;
+}
+
+TEST_F(race, fallocate_and_access)
+{
+	char *p, buf[64] = {};
+	pthread_t thread;
+	void *error;
+	int i;
+
+	self->fd = new_sealed_memfd(NR_PAGES * page_size);
+	ASSERT_LE(0, self->fd);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, convert_thread, self));
+	for (i = 0; i < 2000; i++) {
+		off_t offset = (i % NR_PAGES) * page_size;
+
+		EXPECT_REFUSED(EPERM, pread(self->fd, buf, sizeof(buf), offset));
+		EXPECT_REFUSED(EPERM, pwrite(self->fd, buf, sizeof(buf), offset));
+		p = mmap(NULL, page_size, PROT_READ, MAP_PRIVATE, self->fd, offset);
+		EXPECT_EQ(MAP_FAILED, p);
+	}
+	ASSERT_EQ(0, pthread_join(thread, &error));
+	EXPECT_EQ(NULL, error) {
+		TH_LOG("%s", (char *)error);
+	}
+	EXPECT_EQ(__builtin_popcountl(allocated_pages(self->fd)), nr_allocated(self->fd));
+	close(self->fd);
+}
+
+/*
+ * Other files go on as ever.
+ */
+FIXTURE(ordinary)
+{
+	int fd;
+};
+
+FIXTURE_VARIANT(ordinary)
+{
+	unsigned int seals;
+};
+
+FIXTURE_VARIANT_ADD(ordinary, unsealed) {
+	.seals = 0,
+};
+
+FIXTURE_VARIANT_ADD(ordinary, size_sealed) {
+	.seals = F_SEAL_SHRINK | F_SEAL_GROW,
+};
+
+FIXTURE_SETUP(ordinary)
+{
+	self->fd = new_memfd(MFD_ALLOW_SEALING, NR_PAGES * page_size);
+	ASSERT_LE(0, self->fd);
+	ASSERT_EQ(0, seal(self->fd, variant->seals));
+}
+
+FIXTURE_TEARDOWN(ordinary)
+{
+	close(self->fd);
+}
+
+TEST_F(ordinary, access)
+{
+	char *p, buf[8] = "";
+
+	EXPECT_EQ(4, pwrite(self->fd, "text", 4, page_size));
+	EXPECT_EQ(4, pread(self->fd, buf, 4, page_size));
+	EXPECT_STREQ("text", buf);
+	p = mmap(NULL, 2 * page_size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_STREQ("text", p + page_size);
+	EXPECT_EQ(variant->seals, fcntl(self->fd, F_GET_SEALS));
+}
+
+TEST_F(ordinary, fallocate)
+{
+	char buf[8] = "";
+
+	/* Unaligned, and a partial punch zeroes. */
+	EXPECT_EQ(0, fallocate(self->fd, 0, 1, page_size));
+	EXPECT_EQ(2, nr_allocated(self->fd));
+	EXPECT_EQ(4, pwrite(self->fd, "text", 4, 0));
+	EXPECT_EQ(0, fallocate(self->fd, PUNCH, 2, 1));
+	EXPECT_EQ(4, pread(self->fd, buf, 4, 0));
+	EXPECT_EQ(0, memcmp(buf, "te\0t", 4));
+	/* Pages that were never used read as a hole. */
+	EXPECT_EQ(page_size, lseek(self->fd, 0, SEEK_HOLE));
+}
+
+TEST_HARNESS_MAIN
