@@ -15,7 +15,14 @@ mkdir -p "$DOWNLOADS" "$BUILD" "$CACHE/locks" "$CACHE/logs" "$CACHE/times"
 
 say() { printf '%s\n' "$*"; }
 warn() { printf 'warning: %s\n' "$*" >&2; }
-die() { printf 'error: %s\n' "$1" >&2; shift; printf '  %s\n' "$@" >&2; exit 1; }
+
+# die WHAT [ADVICE...]
+die() {
+	printf 'error: %s\n' "$1" >&2
+	shift
+	[ $# = 0 ] || printf '  %s\n' "$@" >&2
+	exit 1
+}
 
 # lock NAME: held until the script ends; a second make waits.
 lock() {
@@ -35,7 +42,7 @@ tree_git() {
 	GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null \
 	GIT_COMMITTER_NAME=guestseal GIT_COMMITTER_EMAIL=guestseal@localhost \
 	GIT_COMMITTER_DATE=2026-01-01T00:00:00Z \
-		git -C "$CACHE/$tree" "$@"
+		command git -C "$CACHE/$tree" "$@"
 }
 
 known_tree() {

@@ -20,7 +20,7 @@ series_key() {
 	{
 		tree_git "$tree" rev-parse base
 		if [ -d "$dir/patches" ]; then
-			cd "$dir"
+			cd "$dir" || exit
 			find patches files -type f -print0 2>/dev/null | LC_ALL=C sort -z | xargs -0r sha256sum
 			find files -type f -perm -u+x 2>/dev/null | LC_ALL=C sort
 		fi
@@ -75,16 +75,16 @@ build_series() (
 	fi
 	for ((i = ${#patches[@]} - 1; i >= 0; i--)); do
 		patch=${patches[i]}
-		mapfile -t new < <(creates "$patch")
-		if [ ${#new[@]} -gt 0 ]; then
-			git ls-files -s -- "${new[@]}" >"$work/$i"
-			[ "$(wc -l <"$work/$i")" = ${#new[@]} ] ||
+		mapfile -t created < <(creates "$patch")
+		if [ ${#created[@]} -gt 0 ]; then
+			git ls-files -s -- "${created[@]}" >"$work/$i"
+			[ "$(wc -l <"$work/$i")" = ${#created[@]} ] ||
 				die "${patch##*/} creates a file that $dir/files does not have"
-			printf '0 %040d\t%s\n' $(printf "0 %s " "${new[@]}") | git update-index --index-info
+			git update-index --force-remove -- "${created[@]}"
 		fi
-		mapfile -t old < <(comm -12 <(git ls-files | LC_ALL=C sort) <(diffs "$patch" | LC_ALL=C sort))
-		[ ${#old[@]} = 0 ] ||
-			git apply --cached -R --whitespace=nowarn "${old[@]/#/--include=}" "$patch" ||
+		mapfile -t changed < <(comm -12 <(git ls-files | LC_ALL=C sort) <(diffs "$patch" | LC_ALL=C sort))
+		[ ${#changed[@]} = 0 ] ||
+			git apply --cached -R --whitespace=nowarn "${changed[@]/#/--include=}" "$patch" ||
 			die "${patch##*/} does not fit the bodies in $dir/files"
 	done
 	[ -z "$(git ls-files)" ] || die "no patch creates" "$(git ls-files)"

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# The order of things, no more: each step is a script in lab/, does nothing
+# when there is nothing to do, and keeps what it makes in
+# ${XDG_CACHE_HOME:-~/.cache}/guestseal.
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+export ACCEL LINUX_SRC QEMU_SRC MIRROR NAME REROLL V
+
+define HELP
+guestseal: private memory for KVM guests in sealed memfds
+
+  first time: make demo installs missing packages, fetches and builds all it
+  needs: about 10 minutes and 8 GB on two cores. After that, minutes are:
+
+  demo          see a guest keep a secret from its host            0.5
+  test          all tests, normal kernel; NAME= picks one          5
+  test-full     all tests on the debug kernel too, long stress     45
+  bench         what a conversion costs, against guest_memfd       3
+  lint          checkpatch, sparse, W=1, clang-format, shellcheck  3
+  check         does the series apply, and export the same?        0.1
+
+  shell         a shell in the emulated host                       0.2
+  guest-shell   a shell in a guest inside it                       0.5
+  gdb           debug the emulated host's kernel
+
+  doctor        what this machine lacks                            0
+  setup         install it (only this needs root)                  1
+  fetch         the pinned sources, from Debian                    1
+  apply         import them, and put the series on top             1
+  kernel        build the kernel (host and guest)                  5
+  kernel-debug  the same with lockdep, KASAN, ...                  8
+  qemu          build QEMU                                         3
+  selftests     build the kernel's KVM and memfd selftests         0.5
+  tools         build tools/ and bench/                            0.1
+
+  refresh       save your commits in the trees as the series       0.1
+  series        the series as mails, in outgoing/; REROLL=2: v2    0.1
+  clean         forget what was built, keep downloads and trees
+  distclean     forget everything, downloads and trees too
+
+  V=1           show all output          NAME=...   one test
+  ACCEL=kvm     run the emulated host with KVM, where nesting works
+  LINUX_SRC=    a kernel tree or tarball instead of the pinned one
+  QEMU_SRC=     the same for QEMU
+  MIRROR=       a Debian mirror instead of the one apt uses here
+endef
+
+help:
+	$(info $(HELP))
+	@:
+
+doctor setup:
+	@lab/$@
+
+fetch: fetch-linux fetch-qemu
+fetch-%: setup
+	@lab/fetch $*
+
+import-%: fetch-%
+	@lab/import $*
+
+apply: apply-linux apply-qemu
+apply-%: import-%
+	@lab/apply $*
+
+kernel: apply-linux
+	@lab/build-kernel normal
+
+kernel-debug: apply-linux
+	@lab/build-kernel debug
+
+qemu: apply-qemu
+	@lab/build-qemu
+
+selftests: apply-linux
+	@lab/build-selftests
+
+tools: apply-linux
+	@lab/build-tools
+
+demo: kernel qemu tools
+	@lab/demo
+
+test: kernel qemu selftests tools
+	@lab/test normal
+
+test-full: test kernel-debug
+	@lab/test debug
+
+bench: kernel selftests tools
+	@lab/bench
+
+shell: kernel selftests tools qemu
+	@lab/shell
+
+guest-shell: kernel qemu tools
+	@lab/guest-shell
+
+gdb: kernel-debug
+	@lab/gdb
+
+lint: apply kernel
+	@lab/lint
+
+check: import-linux import-qemu
+	@lab/check-series linux
+	@lab/check-series qemu
+
+refresh: import-linux import-qemu
+	@lab/refresh linux
+	@lab/refresh qemu
+
+series outgoing: import-linux import-qemu
+	@lab/outgoing linux
+	@lab/outgoing qemu
+
+clean distclean:
+	@lab/clean $@
+
+.PHONY: help doctor setup fetch apply kernel kernel-debug qemu selftests tools demo \
+	test test-full bench shell guest-shell gdb lint check refresh series outgoing \
+	clean distclean
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
