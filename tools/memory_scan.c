@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * On the host: look for the guest's secrets.
+ *
+ *	memory_scan SEED PID	in all memory of a process, through /proc/PID/mem
+ *	memory_scan SEED FILE	in a file, or what comes out of a pipe
+ *
+ * Prints how often each is there: ORDINARY PRIVATE MEGABYTES-SEEN.
+ */
+#include <err.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "secret.h"
+
+/* Half of a secret, at any alignment, is as good as all of it. */
+#define NEEDLE (SECRET_BYTES / 2)
+#define CHUNK (1 << 20)
+
+static uint64_t secret[2][SECRET_WORDS];
+static unsigned long found[2], seen;
+
+static void search(const char *data, size_t size)
+{
+	for (int kind = 0; kind < 2; kind++) {
+		const char *at = data;
+
+		while ((at = memmem(at, data + size - at, secret[kind], NEEDLE))) {
+			found[kind]++;
+			at += NEEDLE;
+		}
+	}
+}
+
+/* With a bit of overlap, for what crosses the end of a chunk. */
+static void scan(int fd, off_t start, off_t end, int seekable)
+{
+	static char buffer[NEEDLE - 1 + CHUNK];
+	size_t kept = 0;
+
+	while (start < end) {
+		size_t want = end - start < CHUNK ? end - start : CHUNK;
+		ssize_t got = seekable ? pread(fd, buffer + kept, want, start)
+				       : read(fd, buffer + kept, want);
+
+		if (got < 0 && seekable) {
+			/* Nothing there to be read, e.g. a device's memory. */
+			start += want;
+			kept = 0;
+			continue;
+		}
+		if (got < 0)
+			err(1, "read");
+		if (!got)
+			break;
+		search(buffer, kept + got);
+		seen += got;
+		start += got;
+		got += kept;
+		kept = got < (ssize_t)NEEDLE - 1 ? (size_t)got : NEEDLE - 1;
+		memmove(buffer, buffer + got - kept, kept);
+	}
+}
+
+/* Untouched memory is skipped: reading it would only show zeros. */
+static void scan_process(const char *pid)
+{
+	char path[64], line[512];
+	unsigned long start, end;
+	FILE *maps;
+	int mem, pagemap;
+
+	snprintf(path, sizeof(path), "/proc/%s/mem", pid);
+	mem = open(path, O_RDONLY);
+	snprintf(path, sizeof(path), "/proc/%s/pagemap", pid);
+	pagemap = open(path, O_RDONLY);
+	snprintf(path, sizeof(path), "/proc/%s/maps", pid);
+	maps = fopen(path, "r");
+	if (mem < 0 || pagemap < 0 || !maps)
+		err(1, "/proc/%s", pid);
+
+	while (fgets(line, sizeof(line), maps)) {
+		uint64_t entries[512];
+		unsigned long from = 0;
+
+		if (sscanf(line, "%lx-%lx", &start, &end) != 2 || strstr(line, "[vsyscall]"))
+			continue;
+		for (unsigned long at = start; at < end; at += sizeof(entries) / 8 * 4096) {
+			ssize_t got = pread(pagemap, entries, sizeof(entries), at / 4096 * 8);
+
+			for (int i = 0; i < got / 8 && at + i * 4096UL < end; i++) {
+				unsigned long address = at + i * 4096UL;
+
+				if (entries[i] >> 62 && !from) {
+					from = address;
+				} else if (!(entries[i] >> 62) && from) {
+					scan(mem, from, address, 1);
+					from = 0;
+				}
+			}
+		}
+		if (from)
+			scan(mem, from, end, 1);
+	}
+	fclose(maps);
+	close(pagemap);
+	close(mem);
+}
+
+static void scan_file(const char *path)
+{
+	struct stat st;
+	off_t data = 0, hole;
+	int fd = open(path, O_RDONLY);
+
+	if (fd < 0 || fstat(fd, &st))
+		err(1, "%s", path);
+	if (!S_ISREG(st.st_mode)) {
+		scan(fd, 0, INT64_MAX, 0);
+	} else {
+		while ((data = lseek(fd, data, SEEK_DATA)) >= 0) {
+			hole = lseek(fd, data, SEEK_HOLE);
+			scan(fd, data, hole, 1);
+			data = hole;
+		}
+		if (errno != ENXIO)
+			err(1, "%s", path);
+	}
+	close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t seed;
+
+	if (argc != 3)
+		errx(2, "usage: memory_scan SEED PID|FILE");
+	seed = strtoull(argv[1], NULL, 16);
+	for (int kind = 0; kind < 2; kind++)
+		for (int i = 0; i < SECRET_WORDS; i++)
+			secret[kind][i] = secret_word(seed, kind, i);
+
+	if (argv[2][strspn(argv[2], "0123456789")])
+		scan_file(argv[2]);
+	else
+		scan_process(argv[2]);
+	printf("%lu %lu %lu\n", found[SECRET_ORDINARY], found[SECRET_PRIVATE], seen >> 20);
+	return 0;
+}
