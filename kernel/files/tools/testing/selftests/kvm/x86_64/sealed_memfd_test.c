@@ -1,0 +1,1319 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Private memory of a VM in a memfd with F_SEAL_GUEST: a page of the memslot is
+ * private if and only if it is allocated in the memfd.
+ *
+ * What host userspace can do with such a file is the memfd selftests' matter.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/kvm_para.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+
+#ifndef F_SEAL_GUEST
+#define F_SEAL_GUEST	0x0040
+#endif
+
+#define PUNCH		(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
+
+#define SLOT		10
+#define SMM_SLOT	(SLOT | 1 << 16)
+#define NR_PAGES	1024ul
+#define SIZE		(NR_PAGES * PAGE_SIZE)
+/* The memslot, and where it moves to. */
+#define GPA		(4ul << 30)
+#define OTHER_GPA	(GPA + SIZE)
+/* Neither memory nor anything else. */
+#define MMIO_GPA	(GPA + 4 * SIZE)
+/* Mapped by a page table of its own. */
+#define PT_GVA		(GPA + (1ul << 30))
+/* The page of most tests. */
+#define PAGE		3
+
+#define SHARED_VALUE(i)		(0x5aed000000000000ul + (i))
+#define PRIVATE_VALUE(i)	(0x9717a7e000000000ul + (i))
+
+#define EXPECT_REFUSED(_errno, _call)					\
+do {									\
+	long _ret = (_call);						\
+	int _err = errno;						\
+									\
+	EXPECT_EQ(-1, _ret);						\
+	if (_ret == -1)							\
+		EXPECT_EQ(_errno, _err);				\
+} while (0)
+
+/*
+ * The guest does what it's told, one thing at a time.
+ */
+enum guest_op {
+	GUEST_READ,
+	GUEST_WRITE,
+	GUEST_CALL,
+	GUEST_MOVSQ,
+	GUEST_HYPERCALL,
+	GUEST_WRMSR,
+};
+
+static struct guest_command {
+	enum guest_op op;
+	uint64_t addr;
+	uint64_t value;
+	uint64_t attributes;
+} guest_command;
+
+static uint64_t guest_do(void)
+{
+	volatile struct guest_command *command = &guest_command;
+	uint64_t addr = command->addr, value = command->value, ret = 0;
+
+	switch (command->op) {
+	case GUEST_READ:
+		ret = *(volatile uint64_t *)addr;
+		break;
+	case GUEST_WRITE:
+		*(volatile uint64_t *)addr = value;
+		break;
+	case GUEST_CALL:
+		asm volatile("call *%1" : "=a" (ret) : "r" (addr), "D" (value) : "memory");
+		break;
+	case GUEST_MOVSQ:
+		asm volatile("movsq" : "+S" (addr), "+D" (value) : : "memory");
+		break;
+	case GUEST_HYPERCALL:
+		ret = kvm_hypercall(KVM_HC_MAP_GPA_RANGE, addr, value,
+				    command->attributes, 0);
+		break;
+	case GUEST_WRMSR:
+		ret = wrmsr_safe(addr, value);
+		break;
+	}
+	return ret;
+}
+
+static void guest_code(void)
+{
+	for (;;)
+		GUEST_SYNC(guest_do());
+}
+
+struct test_vm {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpu;
+	struct guest_command *command;
+};
+
+static void test_vm_create(struct test_vm *tvm, uint32_t type)
+{
+	const struct vm_shape shape = { .mode = VM_MODE_DEFAULT, .type = type };
+
+	tvm->vm = __vm_create_shape_with_one_vcpu(shape, &tvm->vcpu, 64, guest_code);
+	tvm->command = addr_gva2hva(tvm->vm, (vm_vaddr_t)&guest_command);
+	virt_map(tvm->vm, GPA, GPA, 2 * NR_PAGES);
+	virt_map(tvm->vm, MMIO_GPA, MMIO_GPA, 1);
+}
+
+static void guest_command_set(struct test_vm *tvm, enum guest_op op, uint64_t addr,
+			      uint64_t value)
+{
+	*tvm->command = (struct guest_command) { op, addr, value };
+}
+
+/* What a command gave, the VM having been run up to its end. */
+static uint64_t guest_result(struct test_vm *tvm)
+{
+	struct ucall uc;
+
+	TEST_ASSERT_KVM_EXIT_REASON(tvm->vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_EQ(get_ucall(tvm->vcpu, &uc), UCALL_SYNC);
+	return uc.args[1];
+}
+
+static uint64_t guest_run(struct test_vm *tvm, enum guest_op op, uint64_t addr,
+			  uint64_t value)
+{
+	guest_command_set(tvm, op, addr, value);
+	vcpu_run(tvm->vcpu);
+	return guest_result(tvm);
+}
+
+static uint64_t guest_read(struct test_vm *tvm, uint64_t addr)
+{
+	return guest_run(tvm, GUEST_READ, addr, 0);
+}
+
+static void guest_write(struct test_vm *tvm, uint64_t addr, uint64_t value)
+{
+	guest_run(tvm, GUEST_WRITE, addr, value);
+}
+
+static uint64_t gpa_of(unsigned long page)
+{
+	return GPA + page * PAGE_SIZE;
+}
+
+static int new_sealed_memfd(size_t size)
+{
+	int fd = memfd_create("sealed_memfd_test", MFD_ALLOW_SEALING);
+
+	TEST_ASSERT(fd >= 0, __KVM_SYSCALL_ERROR("memfd_create()", fd));
+	TEST_ASSERT(!ftruncate(fd, size), __KVM_SYSCALL_ERROR("ftruncate()", -1));
+	TEST_ASSERT(!fcntl(fd, F_ADD_SEALS, F_SEAL_GUEST),
+		    __KVM_SYSCALL_ERROR("F_SEAL_GUEST", -1));
+	return fd;
+}
+
+/*
+ * A VM with one memslot, whose shared half holds a value per page.
+ */
+FIXTURE(sealed)
+{
+	struct test_vm tvm;
+	struct kvm_vm *vm;
+	char *shared;
+	int fd;
+};
+
+FIXTURE_VARIANT(sealed)
+{
+	uint32_t type;
+};
+
+FIXTURE_VARIANT_ADD(sealed, default_vm) {
+	.type = KVM_X86_DEFAULT_VM,
+};
+
+FIXTURE_VARIANT_ADD(sealed, sw_protected_vm) {
+	.type = KVM_X86_SW_PROTECTED_VM,
+};
+
+static int set_slot(struct kvm_vm *vm, uint32_t slot, uint32_t flags, uint64_t gpa,
+		    uint64_t size, void *shared, int fd, uint64_t offset)
+{
+	return __vm_set_user_memory_region2(vm, slot, flags, gpa, size, shared, fd, offset);
+}
+
+static int add_slot(FIXTURE_DATA(sealed) *self, uint32_t slot, unsigned long page,
+		    unsigned long nr_pages)
+{
+	return set_slot(self->vm, slot, KVM_MEM_GUEST_MEMFD, gpa_of(page),
+			nr_pages * PAGE_SIZE, self->shared + page * PAGE_SIZE, self->fd,
+			page * PAGE_SIZE);
+}
+
+static int delete_slot(struct kvm_vm *vm, uint32_t slot)
+{
+	return set_slot(vm, slot, 0, 0, 0, NULL, -1, 0);
+}
+
+static uint64_t *shared_page(FIXTURE_DATA(sealed) *self, unsigned long page)
+{
+	return (void *)self->shared + page * PAGE_SIZE;
+}
+
+static int to_private(FIXTURE_DATA(sealed) *self, unsigned long page,
+		      unsigned long nr_pages)
+{
+	return fallocate(self->fd, 0, page * PAGE_SIZE, nr_pages * PAGE_SIZE);
+}
+
+static int to_shared(FIXTURE_DATA(sealed) *self, unsigned long page,
+		     unsigned long nr_pages)
+{
+	return fallocate(self->fd, PUNCH, page * PAGE_SIZE, nr_pages * PAGE_SIZE);
+}
+
+FIXTURE_SETUP(sealed)
+{
+	unsigned long i;
+
+	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(variant->type)))
+		SKIP(return, "VM type %u is not supported", variant->type);
+
+	test_vm_create(&self->tvm, variant->type);
+	self->vm = self->tvm.vm;
+	self->fd = new_sealed_memfd(2 * SIZE);
+	self->shared = mmap(NULL, 2 * SIZE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, self->shared);
+	for (i = 0; i < NR_PAGES; i++)
+		*shared_page(self, i) = SHARED_VALUE(i);
+	ASSERT_EQ(0, add_slot(self, SLOT, 0, NR_PAGES));
+}
+
+FIXTURE_TEARDOWN(sealed)
+{
+	kvm_vm_free(self->vm);
+	munmap(self->shared, 2 * SIZE);
+	close(self->fd);
+}
+
+/*
+ * Binding
+ */
+TEST_F(sealed, capability)
+{
+	EXPECT_EQ(1, kvm_check_cap(KVM_CAP_SEALED_MEMFD));
+	EXPECT_EQ(1, vm_check_cap(self->vm, KVM_CAP_SEALED_MEMFD));
+}
+
+TEST_F(sealed, bind_wrong_file)
+{
+	int fd;
+
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+
+	/* A memfd without the seal, not even a memfd, not even a file. */
+	fd = memfd_create("sealed_memfd_test", MFD_ALLOW_SEALING);
+	ASSERT_EQ(0, ftruncate(fd, SIZE));
+	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+					self->shared, fd, 0));
+	ASSERT_EQ(0, fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK));
+	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+					self->shared, fd, 0));
+	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+					self->shared, self->vm->fd, 0));
+	EXPECT_REFUSED(EBADF, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+				       self->shared, -1, 0));
+	close(fd);
+}
+
+TEST_F(sealed, bind_wrong_offset)
+{
+	static const uint64_t offsets[] = {
+		1, PAGE_SIZE - 1, SIZE + PAGE_SIZE, 2 * SIZE, 1ul << 62, 1ul << 63,
+		-PAGE_SIZE, -SIZE,
+	};
+	unsigned int i;
+
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	for (i = 0; i < ARRAY_SIZE(offsets); i++)
+		EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA,
+						SIZE, self->shared, self->fd, offsets[i]));
+
+	/* The last offset that fits */
+	EXPECT_EQ(0, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+			      self->shared, self->fd, SIZE));
+}
+
+TEST_F(sealed, bind_with_flags)
+{
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT,
+					KVM_MEM_GUEST_MEMFD | KVM_MEM_LOG_DIRTY_PAGES,
+					GPA, SIZE, self->shared, self->fd, 0));
+	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT,
+					KVM_MEM_GUEST_MEMFD | KVM_MEM_READONLY,
+					GPA, SIZE, self->shared, self->fd, 0));
+}
+
+TEST_F(sealed, bind_overlap)
+{
+	unsigned long pages[] = { 0, 1, NR_PAGES - 1 };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(pages); i++)
+		EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT + 1, KVM_MEM_GUEST_MEMFD,
+						OTHER_GPA, SIZE, self->shared + SIZE,
+						self->fd, pages[i] * PAGE_SIZE));
+
+	/* One next to the other is fine. */
+	EXPECT_EQ(0, set_slot(self->vm, SLOT + 1, KVM_MEM_GUEST_MEMFD, OTHER_GPA, SIZE,
+			      self->shared + SIZE, self->fd, SIZE));
+	EXPECT_EQ(0, to_private(self, 0, 2 * NR_PAGES));
+	guest_write(&self->tvm, OTHER_GPA - 8, 1);
+	guest_write(&self->tvm, OTHER_GPA, 2);
+	EXPECT_EQ(1, guest_read(&self->tvm, OTHER_GPA - 8));
+	EXPECT_EQ(2, guest_read(&self->tvm, OTHER_GPA));
+	EXPECT_EQ(0, *(uint64_t *)(self->shared + SIZE));
+}
+
+TEST_F(sealed, bind_in_both_address_spaces)
+{
+	if (vm_check_cap(self->vm, KVM_CAP_MULTI_ADDRESS_SPACE) < 2)
+		SKIP(return, "the VM has one address space only");
+
+	EXPECT_EQ(0, add_slot(self, SMM_SLOT, 0, NR_PAGES));
+	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SMM_SLOT + 1, KVM_MEM_GUEST_MEMFD,
+					OTHER_GPA, SIZE, self->shared, self->fd, 0));
+
+	EXPECT_EQ(0, to_private(self, PAGE, 1));
+	guest_write(&self->tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+	EXPECT_EQ(0, delete_slot(self->vm, SMM_SLOT));
+	EXPECT_EQ(PRIVATE_VALUE(PAGE), guest_read(&self->tvm, gpa_of(PAGE)));
+	EXPECT_EQ(0, to_shared(self, PAGE, 1));
+	EXPECT_EQ(SHARED_VALUE(PAGE), guest_read(&self->tvm, gpa_of(PAGE)));
+}
+
+TEST_F(sealed, bind_to_second_vm)
+{
+	struct test_vm second;
+
+	test_vm_create(&second, variant->type);
+	EXPECT_REFUSED(EBUSY, set_slot(second.vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+				       self->shared, self->fd, 0));
+	/* Not even to a range that the first does not use */
+	EXPECT_REFUSED(EBUSY, set_slot(second.vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+				       self->shared, self->fd, SIZE));
+
+	/* Nor while it has left something. */
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	guest_write(&self->tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	EXPECT_REFUSED(EBUSY, set_slot(second.vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+				       self->shared, self->fd, 0));
+
+	/* Then it's the other way round. */
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	ASSERT_EQ(0, set_slot(second.vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+			      self->shared, self->fd, 0));
+	EXPECT_REFUSED(EBUSY, add_slot(self, SLOT, 0, NR_PAGES));
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	EXPECT_EQ(0, guest_read(&second, gpa_of(PAGE)));
+	kvm_vm_free(second.vm);
+}
+
+TEST_F(sealed, leftovers_of_dead_vm)
+{
+	struct test_vm second;
+
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	guest_write(&self->tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+	kvm_vm_free(self->vm);
+
+	test_vm_create(&second, variant->type);
+	self->tvm = second;
+	self->vm = second.vm;
+	EXPECT_REFUSED(EBUSY, add_slot(self, SLOT, 0, NR_PAGES));
+	EXPECT_EQ(PAGE * PAGE_SIZE, lseek(self->fd, 0, SEEK_DATA));
+
+	ASSERT_EQ(0, to_shared(self, 0, NR_PAGES));
+	ASSERT_EQ(0, add_slot(self, SLOT, 0, NR_PAGES));
+	EXPECT_EQ(SHARED_VALUE(PAGE), guest_read(&self->tvm, gpa_of(PAGE)));
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	EXPECT_EQ(0, guest_read(&self->tvm, gpa_of(PAGE)));
+}
+
+TEST_F(sealed, allocated_before_binding)
+{
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	ASSERT_EQ(0, add_slot(self, SLOT, 0, NR_PAGES));
+	EXPECT_EQ(0, guest_read(&self->tvm, gpa_of(PAGE)));
+	EXPECT_EQ(SHARED_VALUE(PAGE + 1), guest_read(&self->tvm, gpa_of(PAGE + 1)));
+}
+
+TEST_F(sealed, change_slot)
+{
+	/* Other flags, other memory, another size */
+	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, 0, GPA, SIZE, self->shared, -1, 0));
+	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT,
+					KVM_MEM_GUEST_MEMFD | KVM_MEM_LOG_DIRTY_PAGES,
+					GPA, SIZE, self->shared, self->fd, 0));
+	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+					self->shared + SIZE, self->fd, 0));
+	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+					self->shared, self->fd, SIZE));
+	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE / 2,
+					self->shared, self->fd, 0));
+
+	/* All of that left it alone. */
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	EXPECT_EQ(0, guest_read(&self->tvm, gpa_of(PAGE)));
+	EXPECT_EQ(SHARED_VALUE(PAGE + 1), guest_read(&self->tvm, gpa_of(PAGE + 1)));
+}
+
+TEST_F(sealed, dirty_log)
+{
+	char bitmap[NR_PAGES / 8];
+	struct kvm_dirty_log log = { .slot = SLOT, .dirty_bitmap = bitmap };
+
+	EXPECT_REFUSED(ENOENT, __vm_ioctl(self->vm, KVM_GET_DIRTY_LOG, &log));
+}
+
+static int set_attributes(struct kvm_vm *vm, uint64_t gpa, uint64_t size, uint64_t value)
+{
+	struct kvm_memory_attributes attributes = {
+		.address = gpa,
+		.size = size,
+		.attributes = value,
+	};
+
+	return __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES, &attributes);
+}
+
+TEST_F(sealed, memory_attributes)
+{
+	const uint64_t private = KVM_MEMORY_ATTRIBUTE_PRIVATE;
+
+	if (variant->type == KVM_X86_DEFAULT_VM) {
+		EXPECT_EQ(-1, set_attributes(self->vm, GPA, PAGE_SIZE, private));
+		return;
+	}
+
+	EXPECT_REFUSED(EINVAL, set_attributes(self->vm, GPA, SIZE, private));
+	EXPECT_REFUSED(EINVAL, set_attributes(self->vm, gpa_of(PAGE), PAGE_SIZE, private));
+	EXPECT_REFUSED(EINVAL, set_attributes(self->vm, GPA - PAGE_SIZE, 2 * PAGE_SIZE,
+					      private));
+	EXPECT_REFUSED(EINVAL, set_attributes(self->vm, gpa_of(NR_PAGES - 1),
+					      2 * PAGE_SIZE, private));
+	EXPECT_EQ(SHARED_VALUE(PAGE), guest_read(&self->tvm, gpa_of(PAGE)));
+
+	/* What is next to it is no matter, until a memslot is to go there. */
+	EXPECT_EQ(0, set_attributes(self->vm, OTHER_GPA, PAGE_SIZE, private));
+	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT + 1, KVM_MEM_GUEST_MEMFD, OTHER_GPA,
+					SIZE, self->shared + SIZE, self->fd, SIZE));
+	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, OTHER_GPA,
+					SIZE, self->shared, self->fd, 0));
+	EXPECT_EQ(0, set_attributes(self->vm, OTHER_GPA, PAGE_SIZE, 0));
+	EXPECT_EQ(0, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, OTHER_GPA, SIZE,
+			      self->shared, self->fd, 0));
+}
+
+TEST_F(sealed, beside_guest_memfd)
+{
+	int fd;
+
+	if (variant->type == KVM_X86_DEFAULT_VM) {
+		struct kvm_create_guest_memfd args = { .size = SIZE };
+
+		/* Still not for these. */
+		fd = __vm_ioctl(self->vm, KVM_CREATE_GUEST_MEMFD, &args);
+		if (fd >= 0)
+			EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT + 1,
+							KVM_MEM_GUEST_MEMFD, OTHER_GPA,
+							SIZE, self->shared + SIZE, fd, 0));
+		return;
+	}
+
+	fd = vm_create_guest_memfd(self->vm, SIZE, 0);
+	ASSERT_EQ(0, set_slot(self->vm, SLOT + 1, KVM_MEM_GUEST_MEMFD, OTHER_GPA, SIZE,
+			      self->shared + SIZE, fd, 0));
+	/* There, attributes decide. */
+	*(uint64_t *)(self->shared + SIZE) = SHARED_VALUE(0);
+	ASSERT_EQ(0, fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, PAGE_SIZE));
+	EXPECT_EQ(SHARED_VALUE(0), guest_read(&self->tvm, OTHER_GPA));
+	ASSERT_EQ(0, set_attributes(self->vm, OTHER_GPA, PAGE_SIZE,
+				    KVM_MEMORY_ATTRIBUTE_PRIVATE));
+	/* And an access does not choose. */
+	guest_command_set(&self->tvm, GUEST_READ, OTHER_GPA, 0);
+	EXPECT_EQ(0, guest_read(&self->tvm, OTHER_GPA));
+	close(fd);
+}
+
+/*
+ * Conversion
+ */
+TEST_F(sealed, convert)
+{
+	struct test_vm *tvm = &self->tvm;
+	uint64_t gpa = gpa_of(PAGE);
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		/* Shared: guest and host have the same memory. */
+		*shared_page(self, PAGE) = SHARED_VALUE(i);
+		EXPECT_EQ(SHARED_VALUE(i), guest_read(tvm, gpa));
+		guest_write(tvm, gpa, SHARED_VALUE(i + 1));
+		EXPECT_EQ(SHARED_VALUE(i + 1), *shared_page(self, PAGE));
+
+		/* Private: zeros at first, and the host sees nothing of it. */
+		ASSERT_EQ(0, to_private(self, PAGE, 1));
+		EXPECT_EQ(0, guest_read(tvm, gpa));
+		EXPECT_EQ(0, guest_read(tvm, gpa + PAGE_SIZE - 8));
+		guest_write(tvm, gpa, PRIVATE_VALUE(i));
+		EXPECT_EQ(PRIVATE_VALUE(i), guest_read(tvm, gpa));
+		EXPECT_EQ(SHARED_VALUE(i + 1), *shared_page(self, PAGE));
+
+		/* Private again: nothing changes. */
+		ASSERT_EQ(0, to_private(self, 0, NR_PAGES));
+		ASSERT_EQ(0, fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, SIZE));
+		EXPECT_EQ(PRIVATE_VALUE(i), guest_read(tvm, gpa));
+
+		/* Shared: as it was left. */
+		ASSERT_EQ(0, to_shared(self, 0, NR_PAGES));
+		EXPECT_EQ(SHARED_VALUE(i + 1), guest_read(tvm, gpa));
+		ASSERT_EQ(0, to_shared(self, PAGE, 1));
+		EXPECT_EQ(SHARED_VALUE(i + 1), guest_read(tvm, gpa));
+	}
+}
+
+TEST_F(sealed, convert_first_write)
+{
+	struct test_vm *tvm = &self->tvm;
+
+	/* Without any access before. */
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	guest_write(tvm, gpa_of(PAGE) + 8, PRIVATE_VALUE(PAGE));
+	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
+	EXPECT_EQ(PRIVATE_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE) + 8));
+	EXPECT_EQ(SHARED_VALUE(PAGE), shared_page(self, PAGE)[0]);
+	EXPECT_EQ(0, shared_page(self, PAGE)[1]);
+}
+
+TEST_F(sealed, convert_ends_mappings)
+{
+	struct test_vm *tvm = &self->tvm;
+	uint64_t gpa = gpa_of(PAGE);
+	int i;
+
+	/* The guest has it in its TLB when the host converts. */
+	for (i = 0; i < 100; i++) {
+		guest_write(tvm, gpa, SHARED_VALUE(i));
+		ASSERT_EQ(0, to_private(self, PAGE, 1));
+		ASSERT_EQ(0, guest_read(tvm, gpa));
+		guest_write(tvm, gpa, PRIVATE_VALUE(i));
+		ASSERT_EQ(SHARED_VALUE(i), *shared_page(self, PAGE));
+		ASSERT_EQ(0, to_shared(self, PAGE, 1));
+		ASSERT_EQ(SHARED_VALUE(i), guest_read(tvm, gpa));
+	}
+}
+
+TEST_F(sealed, convert_not_neighbours)
+{
+	struct test_vm *tvm = &self->tvm;
+	unsigned long i;
+
+	for (i = 0; i < 16; i++)
+		EXPECT_EQ(SHARED_VALUE(i), guest_read(tvm, gpa_of(i)));
+
+	ASSERT_EQ(0, to_private(self, 4, 3));
+	for (i = 0; i < 16; i++)
+		EXPECT_EQ(i >= 4 && i < 7 ? 0 : SHARED_VALUE(i), guest_read(tvm, gpa_of(i)));
+	for (i = 4; i < 7; i++)
+		guest_write(tvm, gpa_of(i), PRIVATE_VALUE(i));
+
+	ASSERT_EQ(0, to_shared(self, 5, 1));
+	for (i = 0; i < 16; i++)
+		EXPECT_EQ(i == 4 || i == 6 ? PRIVATE_VALUE(i) : SHARED_VALUE(i),
+			  guest_read(tvm, gpa_of(i)));
+}
+
+TEST_F(sealed, convert_all)
+{
+	struct test_vm *tvm = &self->tvm;
+	unsigned long i, bad = 0;
+
+	ASSERT_EQ(0, to_private(self, 0, NR_PAGES));
+	for (i = 0; i < NR_PAGES; i++) {
+		bad += guest_read(tvm, gpa_of(i)) != 0;
+		guest_write(tvm, gpa_of(i), PRIVATE_VALUE(i));
+	}
+	for (i = 0; i < NR_PAGES; i++) {
+		bad += guest_read(tvm, gpa_of(i)) != PRIVATE_VALUE(i);
+		bad += *shared_page(self, i) != SHARED_VALUE(i);
+	}
+	ASSERT_EQ(0, to_shared(self, 0, NR_PAGES));
+	for (i = 0; i < NR_PAGES; i++)
+		bad += guest_read(tvm, gpa_of(i)) != SHARED_VALUE(i);
+	EXPECT_EQ(0, bad);
+}
+
+TEST_F(sealed, convert_discarded)
+{
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	guest_write(&self->tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+	/* A VMM saves memory: the content of the shared half is its business. */
+	ASSERT_EQ(0, madvise(shared_page(self, PAGE), PAGE_SIZE, MADV_DONTNEED));
+	EXPECT_EQ(PRIVATE_VALUE(PAGE), guest_read(&self->tvm, gpa_of(PAGE)));
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	EXPECT_EQ(0, guest_read(&self->tvm, gpa_of(PAGE)));
+}
+
+TEST_F(sealed, failed_conversion)
+{
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	guest_write(&self->tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+	EXPECT_REFUSED(EINVAL, fallocate(self->fd, PUNCH, PAGE * PAGE_SIZE + 1, PAGE_SIZE));
+	EXPECT_REFUSED(EINVAL, fallocate(self->fd, PUNCH, PAGE * PAGE_SIZE, 8));
+	EXPECT_REFUSED(EINVAL, fallocate(self->fd, PUNCH, PAGE * PAGE_SIZE, 2 * SIZE));
+	EXPECT_REFUSED(EOPNOTSUPP, fallocate(self->fd, FALLOC_FL_ZERO_RANGE,
+					     PAGE * PAGE_SIZE, PAGE_SIZE));
+	EXPECT_EQ(PRIVATE_VALUE(PAGE), guest_read(&self->tvm, gpa_of(PAGE)));
+}
+
+static bool write_file(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY);
+	bool done = fd >= 0 && write(fd, value, strlen(value)) == strlen(value);
+
+	close(fd);
+	return done;
+}
+
+TEST_F(sealed, content_stays)
+{
+	struct test_vm *tvm = &self->tvm;
+	unsigned long i, bad = 0;
+
+	ASSERT_EQ(0, to_private(self, 0, NR_PAGES / 2));
+	for (i = 0; i < NR_PAGES / 4; i++)
+		guest_write(tvm, gpa_of(i), PRIVATE_VALUE(i));
+
+	/* Whatever of these there is. */
+	sync();
+	write_file("/proc/sys/vm/drop_caches", "3");
+	write_file("/proc/sys/vm/compact_memory", "1");
+	write_file("/sys/fs/cgroup/memory.reclaim", "16M");
+
+	for (i = 0; i < NR_PAGES / 2; i++)
+		bad += guest_read(tvm, gpa_of(i)) !=
+			(i < NR_PAGES / 4 ? PRIVATE_VALUE(i) : 0);
+	EXPECT_EQ(0, bad);
+}
+
+TEST_F(sealed, pre_fault)
+{
+	struct kvm_pre_fault_memory range = { .gpa = GPA, .size = 8 * PAGE_SIZE };
+	unsigned long i;
+
+	if (!kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY))
+		SKIP(return, "no KVM_PRE_FAULT_MEMORY");
+
+	ASSERT_EQ(0, to_private(self, 2, 3));
+	EXPECT_EQ(0, __vcpu_ioctl(self->tvm.vcpu, KVM_PRE_FAULT_MEMORY, &range));
+	EXPECT_EQ(0, range.size);
+	for (i = 0; i < 8; i++)
+		EXPECT_EQ(i >= 2 && i < 5 ? 0 : SHARED_VALUE(i),
+			  guest_read(&self->tvm, gpa_of(i)));
+	ASSERT_EQ(0, to_shared(self, 2, 3));
+	for (i = 0; i < 8; i++)
+		EXPECT_EQ(SHARED_VALUE(i), guest_read(&self->tvm, gpa_of(i)));
+}
+
+/*
+ * Memslots come and go, the memory stays.
+ */
+TEST_F(sealed, recreate_slot)
+{
+	struct test_vm *tvm = &self->tvm;
+	int i;
+
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	for (i = 0; i < 10; i++) {
+		guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(i));
+		ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+		ASSERT_EQ(0, add_slot(self, SLOT + i, 0, NR_PAGES));
+		EXPECT_EQ(PRIVATE_VALUE(i), guest_read(tvm, gpa_of(PAGE)));
+		EXPECT_EQ(SHARED_VALUE(PAGE + 1), guest_read(tvm, gpa_of(PAGE + 1)));
+		ASSERT_EQ(0, delete_slot(self->vm, SLOT + i));
+
+		/* In parts, and at the same place in the file only */
+		ASSERT_EQ(0, add_slot(self, SLOT, 0, PAGE + 1));
+		ASSERT_EQ(0, add_slot(self, SLOT + 1, PAGE + 1, NR_PAGES - PAGE - 1));
+		EXPECT_EQ(PRIVATE_VALUE(i), guest_read(tvm, gpa_of(PAGE)));
+		EXPECT_EQ(SHARED_VALUE(PAGE + 1), guest_read(tvm, gpa_of(PAGE + 1)));
+		ASSERT_EQ(0, delete_slot(self->vm, SLOT + 1));
+		ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+		ASSERT_EQ(0, add_slot(self, SLOT, 0, NR_PAGES));
+	}
+}
+
+TEST_F(sealed, convert_while_unbound)
+{
+	struct test_vm *tvm = &self->tvm;
+
+	ASSERT_EQ(0, to_private(self, 0, 2));
+	guest_write(tvm, gpa_of(0), PRIVATE_VALUE(0));
+	guest_write(tvm, gpa_of(1), PRIVATE_VALUE(1));
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	ASSERT_EQ(0, to_shared(self, 1, 1));
+	ASSERT_EQ(0, to_private(self, 2, 1));
+	ASSERT_EQ(0, add_slot(self, SLOT, 0, NR_PAGES));
+	EXPECT_EQ(PRIVATE_VALUE(0), guest_read(tvm, gpa_of(0)));
+	EXPECT_EQ(SHARED_VALUE(1), guest_read(tvm, gpa_of(1)));
+	EXPECT_EQ(0, guest_read(tvm, gpa_of(2)));
+}
+
+TEST_F(sealed, move_slot)
+{
+	struct test_vm *tvm = &self->tvm;
+	int i;
+
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	for (i = 0; i < 10; i++) {
+		guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(i));
+		ASSERT_EQ(0, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, OTHER_GPA, SIZE,
+				      self->shared, self->fd, 0));
+		EXPECT_EQ(PRIVATE_VALUE(i), guest_read(tvm, gpa_of(PAGE) + SIZE));
+
+		/* The binding has moved with it. */
+		ASSERT_EQ(0, to_shared(self, PAGE, 1));
+		EXPECT_EQ(SHARED_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE) + SIZE));
+		ASSERT_EQ(0, to_private(self, PAGE, 1));
+		EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE) + SIZE));
+
+		ASSERT_EQ(0, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+				      self->shared, self->fd, 0));
+		EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
+	}
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	ASSERT_EQ(0, add_slot(self, SLOT + 1, 0, NR_PAGES));
+	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
+}
+
+TEST_F(sealed, replace_by_ordinary_slot)
+{
+	struct test_vm *tvm = &self->tvm;
+
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	ASSERT_EQ(0, set_slot(self->vm, SLOT, 0, GPA, SIZE, self->shared, -1, 0));
+	EXPECT_EQ(SHARED_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE)));
+
+	/* Nothing ties it to the file. */
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	ASSERT_EQ(0, to_private(self, PAGE, 2));
+	EXPECT_EQ(SHARED_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE)));
+}
+
+TEST_F(sealed, close_file)
+{
+	struct test_vm *tvm = &self->tvm;
+
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+	close(self->fd);
+	self->fd = -1;
+	EXPECT_EQ(PRIVATE_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE)));
+	guest_write(tvm, gpa_of(PAGE) + 8, 1);
+	EXPECT_EQ(1, guest_read(tvm, gpa_of(PAGE) + 8));
+	EXPECT_EQ(SHARED_VALUE(0), guest_read(tvm, gpa_of(0)));
+	/* This is the last reference. */
+	EXPECT_EQ(0, delete_slot(self->vm, SLOT));
+	ASSERT_EQ(0, set_slot(self->vm, SLOT, 0, GPA, SIZE, self->shared, -1, 0));
+	EXPECT_EQ(SHARED_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE)));
+}
+
+TEST_F(sealed, convert_after_vm)
+{
+	struct test_vm second;
+
+	test_vm_create(&second, variant->type);
+	ASSERT_EQ(0, to_private(self, 0, NR_PAGES));
+	guest_write(&self->tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+	kvm_vm_free(self->vm);
+	self->vm = second.vm;
+
+	/* No one is there to be told. */
+	EXPECT_EQ(0, to_shared(self, 0, NR_PAGES));
+	EXPECT_EQ(0, to_private(self, 0, NR_PAGES));
+	EXPECT_EQ(0, to_shared(self, 0, NR_PAGES));
+	EXPECT_EQ(0, add_slot(self, SLOT, 0, NR_PAGES));
+}
+
+/*
+ * Processes
+ */
+TEST_F(sealed, fork)
+{
+	struct test_vm *tvm = &self->tvm;
+	int status;
+	pid_t pid;
+
+	guest_write(tvm, gpa_of(PAGE), SHARED_VALUE(0));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		/* A child can convert, but it has no VM. */
+		bool ok = !to_private(self, PAGE, 1) &&
+			delete_slot(self->vm, SLOT) == -1 && errno == EIO;
+
+		_exit(!ok);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
+	EXPECT_EQ(SHARED_VALUE(PAGE + 1), guest_read(tvm, gpa_of(PAGE + 1)));
+	EXPECT_EQ(0, to_shared(self, PAGE, 1));
+	EXPECT_EQ(SHARED_VALUE(0), guest_read(tvm, gpa_of(PAGE)));
+}
+
+/* How a process with a running VM ends. */
+enum process_end {
+	PROCESS_EXITS,
+	PROCESS_EXECS,
+	PROCESS_IS_KILLED,
+};
+
+static void __attribute__((noreturn)) live_vm(uint32_t type, int fd, void *shared, int ready,
+					      enum process_end end)
+{
+	struct test_vm tvm;
+
+	test_vm_create(&tvm, type);
+	if (set_slot(tvm.vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE, shared, fd, 0) ||
+	    fallocate(fd, 0, 0, SIZE))
+		_exit(1);
+	guest_write(&tvm, GPA, PRIVATE_VALUE(0));
+	if (write(ready, "", 1) != 1)
+		_exit(1);
+
+	switch (end) {
+	case PROCESS_EXITS:
+		_exit(0);
+	case PROCESS_EXECS:
+		/* With the VM in the new program, which knows nothing of it. */
+		fcntl(tvm.vm->fd, F_SETFD, 0);
+		fcntl(tvm.vcpu->fd, F_SETFD, 0);
+		dup2(open("/dev/null", O_WRONLY), STDERR_FILENO);
+		execl("/proc/self/exe", "sealed_memfd_test", "-h", NULL);
+		_exit(1);
+	case PROCESS_IS_KILLED:
+		for (;;)
+			guest_read(&tvm, GPA);
+	}
+	_exit(1);
+}
+
+static void end_live_vm(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *self,
+			uint32_t type, enum process_end end)
+{
+	int status, ready[2];
+	pid_t pid;
+	char c;
+
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	ASSERT_EQ(0, pipe(ready));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		live_vm(type, self->fd, self->shared, ready[1], end);
+
+	close(ready[1]);
+	ASSERT_EQ(1, read(ready[0], &c, 1));
+	if (end == PROCESS_IS_KILLED) {
+		EXPECT_REFUSED(EBUSY, add_slot(self, SLOT, 0, NR_PAGES));
+		/* It's running meanwhile. */
+		ASSERT_EQ(0, to_shared(self, 0, NR_PAGES / 2));
+		ASSERT_EQ(0, to_private(self, 0, NR_PAGES / 2));
+		kill(pid, SIGKILL);
+	} else {
+		/* Nor do changes mind what the process is up to. */
+		ASSERT_EQ(0, to_shared(self, 0, NR_PAGES / 2));
+		ASSERT_EQ(0, to_private(self, 0, NR_PAGES / 2));
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	if (end == PROCESS_EXITS)
+		EXPECT_EQ(0, status);
+	if (end == PROCESS_IS_KILLED)
+		EXPECT_TRUE(WIFSIGNALED(status));
+
+	EXPECT_EQ(0, to_shared(self, 1, NR_PAGES - 1));
+	EXPECT_REFUSED(EBUSY, add_slot(self, SLOT, 0, NR_PAGES));
+	EXPECT_EQ(0, to_shared(self, 0, NR_PAGES));
+	EXPECT_EQ(0, add_slot(self, SLOT, 0, NR_PAGES));
+	EXPECT_EQ(SHARED_VALUE(0), guest_read(&self->tvm, GPA));
+	EXPECT_EQ(0, to_private(self, 0, NR_PAGES));
+	EXPECT_EQ(0, guest_read(&self->tvm, GPA));
+}
+
+TEST_F(sealed, exit_with_live_vm)
+{
+	end_live_vm(_metadata, self, variant->type, PROCESS_EXITS);
+}
+
+TEST_F(sealed, exec_with_live_vm)
+{
+	end_live_vm(_metadata, self, variant->type, PROCESS_EXECS);
+}
+
+TEST_F(sealed, killed_with_live_vm)
+{
+	end_live_vm(_metadata, self, variant->type, PROCESS_IS_KILLED);
+}
+
+/*
+ * What a guest and userspace tell each other
+ */
+static void guest_convert(struct test_vm *tvm, uint64_t gpa, uint64_t nr_pages,
+			  uint64_t attributes)
+{
+	guest_command_set(tvm, GUEST_HYPERCALL, gpa, nr_pages);
+	tvm->command->attributes = attributes;
+	vcpu_run(tvm->vcpu);
+}
+
+TEST_F(sealed, explicit_conversion)
+{
+	static const uint64_t attributes[] = {
+		KVM_MAP_GPA_RANGE_ENCRYPTED | KVM_MAP_GPA_RANGE_PAGE_SZ_4K,
+		KVM_MAP_GPA_RANGE_DECRYPTED | KVM_MAP_GPA_RANGE_PAGE_SZ_4K,
+	};
+	static const int64_t results[] = { 0, -KVM_EINVAL, -KVM_E2BIG, -KVM_EPERM };
+	struct test_vm *tvm = &self->tvm;
+	struct kvm_run *run = tvm->vcpu->run;
+	unsigned int i, j;
+
+	vm_enable_cap(self->vm, KVM_CAP_EXIT_HYPERCALL, BIT(KVM_HC_MAP_GPA_RANGE));
+
+	for (i = 0; i < ARRAY_SIZE(attributes); i++) {
+		bool private = attributes[i] & KVM_MAP_GPA_RANGE_ENCRYPTED;
+
+		for (j = 0; j < ARRAY_SIZE(results); j++) {
+			guest_convert(tvm, gpa_of(PAGE), 2, attributes[i]);
+			TEST_ASSERT_KVM_EXIT_REASON(tvm->vcpu, KVM_EXIT_HYPERCALL);
+			EXPECT_EQ(KVM_HC_MAP_GPA_RANGE, run->hypercall.nr);
+			EXPECT_EQ(gpa_of(PAGE), run->hypercall.args[0]);
+			EXPECT_EQ(2, run->hypercall.args[1]);
+			EXPECT_EQ(attributes[i], run->hypercall.args[2]);
+
+			EXPECT_EQ(0, private ? to_private(self, PAGE, 2) :
+					       to_shared(self, PAGE, 2));
+			run->hypercall.ret = results[j];
+			vcpu_run(tvm->vcpu);
+			EXPECT_EQ(results[j], (int64_t)guest_result(tvm));
+		}
+		EXPECT_EQ(private ? 0 : SHARED_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE)));
+		EXPECT_EQ(private ? 0 : SHARED_VALUE(PAGE + 1),
+			  guest_read(tvm, gpa_of(PAGE + 1)));
+	}
+
+	/* What makes no sense does not get out. */
+	guest_convert(tvm, gpa_of(PAGE) + 1, 1, attributes[0]);
+	EXPECT_EQ(-KVM_EINVAL, (int64_t)guest_result(tvm));
+	guest_convert(tvm, gpa_of(PAGE), 0, attributes[0]);
+	EXPECT_EQ(-KVM_EINVAL, (int64_t)guest_result(tvm));
+}
+
+TEST_F(sealed, explicit_conversion_not_enabled)
+{
+	guest_convert(&self->tvm, gpa_of(PAGE), 1, KVM_MAP_GPA_RANGE_ENCRYPTED);
+	EXPECT_EQ(-KVM_ENOSYS, (int64_t)guest_result(&self->tvm));
+}
+
+static void expect_memory_fault(struct __test_metadata *_metadata, struct test_vm *tvm,
+				uint64_t gpa, uint64_t flags, int err)
+{
+	struct kvm_run *run = tvm->vcpu->run;
+
+	EXPECT_REFUSED(err, _vcpu_run(tvm->vcpu));
+	ASSERT_EQ(KVM_EXIT_MEMORY_FAULT, run->exit_reason);
+	EXPECT_EQ(flags, run->memory_fault.flags);
+	EXPECT_EQ(gpa, run->memory_fault.gpa);
+	EXPECT_EQ(PAGE_SIZE, run->memory_fault.size);
+}
+
+TEST_F(sealed, fault_without_shared_half)
+{
+	struct test_vm *tvm = &self->tvm;
+	uint64_t gpa = gpa_of(PAGE);
+	enum guest_op op;
+
+	ASSERT_EQ(0, munmap(shared_page(self, PAGE), PAGE_SIZE));
+	for (op = GUEST_READ; op <= GUEST_WRITE; op++) {
+		guest_command_set(tvm, op, gpa + 8, 1);
+		expect_memory_fault(_metadata, tvm, gpa, 0, EFAULT);
+		expect_memory_fault(_metadata, tvm, gpa, 0, EFAULT);
+
+		/* The private half is enough to go on. */
+		ASSERT_EQ(0, to_private(self, PAGE, 1));
+		vcpu_run(tvm->vcpu);
+		EXPECT_EQ(0, guest_result(tvm));
+		ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	}
+}
+
+TEST_F(sealed, fault_on_protected_shared_half)
+{
+	struct test_vm *tvm = &self->tvm;
+
+	ASSERT_EQ(0, mprotect(shared_page(self, PAGE), PAGE_SIZE, PROT_READ));
+	EXPECT_EQ(SHARED_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE)));
+	guest_command_set(tvm, GUEST_WRITE, gpa_of(PAGE), 1);
+	expect_memory_fault(_metadata, tvm, gpa_of(PAGE), 0, EFAULT);
+
+	ASSERT_EQ(0, mprotect(shared_page(self, PAGE), PAGE_SIZE, PROT_READ | PROT_WRITE));
+	vcpu_run(tvm->vcpu);
+	EXPECT_EQ(1, *shared_page(self, PAGE));
+}
+
+/*
+ * Memory errors. The page frames of a sealed memfd can't be looked up, so find
+ * those that are in use by shmem since it got its pages.
+ */
+#define KPF_SWAPBACKED	14
+#define KPF_HWPOISON	19
+
+static size_t read_page_flags(uint64_t *flags, size_t max)
+{
+	int fd = open("/proc/kpageflags", O_RDONLY);
+	ssize_t ret, len = 0;
+
+	if (fd < 0)
+		return 0;
+	while ((ret = pread(fd, (char *)flags + len, max * 8 - len, len)) > 0)
+		len += ret;
+	close(fd);
+	return len / 8;
+}
+
+static bool inject(const char *file, uint64_t pfn)
+{
+	char path[64], number[32];
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/hwpoison/%s", file);
+	snprintf(number, sizeof(number), "%lu", pfn);
+	return write_file(path, number);
+}
+
+static uint64_t find_new_pages(const uint64_t *before, const uint64_t *after, size_t max,
+			       size_t *nr)
+{
+	uint64_t pfn, found = 0;
+
+	*nr = 0;
+	for (pfn = 0; pfn < max; pfn++) {
+		if (after[pfn] & ~before[pfn] & BIT(KPF_SWAPBACKED)) {
+			found = pfn;
+			++*nr;
+		}
+	}
+	return found;
+}
+
+TEST_F(sealed, memory_error)
+{
+	const size_t max = 8ul << 20, nr = NR_PAGES / 2;
+	struct test_vm *tvm = &self->tvm;
+	uint64_t *before, *after, pfn = 0;
+	unsigned long i, page = NR_PAGES;
+	size_t found, nr_pfns = 0;
+	int try;
+
+	if (access("/sys/kernel/debug/hwpoison/corrupt-pfn", W_OK))
+		SKIP(return, "no hwpoison injection");
+
+	before = mmap(NULL, max * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	after = mmap(NULL, max * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	read_page_flags(before, max);
+	read_page_flags(after, max);
+
+	/* Be sure not to hit a bystander. */
+	for (try = 0; try < 10 && nr_pfns != nr; try++) {
+		ASSERT_EQ(0, to_shared(self, 0, nr));
+		read_page_flags(before, max);
+		ASSERT_EQ(0, to_private(self, 0, nr));
+		/* Pages on their way to the LRU lists count, too. */
+		found = read_page_flags(after, max);
+		pfn = find_new_pages(before, after, found, &nr_pfns);
+	}
+	if (nr_pfns != nr)
+		SKIP(return, "%zu new pages, not %zu", nr_pfns, nr);
+
+	for (i = 0; i < nr; i++)
+		guest_write(tvm, gpa_of(i), PRIVATE_VALUE(i));
+	ASSERT_TRUE(inject("corrupt-pfn", pfn));
+
+	for (i = 0; i < nr; i++) {
+		guest_command_set(tvm, GUEST_READ, gpa_of(i), 0);
+		if (_vcpu_run(tvm->vcpu)) {
+			EXPECT_EQ(EHWPOISON, errno);
+			EXPECT_EQ(NR_PAGES, page);
+			page = i;
+			expect_memory_fault(_metadata, tvm, gpa_of(i),
+					    KVM_MEMORY_EXIT_FLAG_PRIVATE, EHWPOISON);
+			/* The instruction is still to be done: give it a page. */
+			EXPECT_EQ(0, to_shared(self, i, 1));
+			vcpu_run(tvm->vcpu);
+			EXPECT_EQ(SHARED_VALUE(i), guest_result(tvm));
+		} else {
+			EXPECT_EQ(PRIVATE_VALUE(i), guest_result(tvm));
+		}
+	}
+	EXPECT_GT(nr, page);
+
+	/* A new page is a good one. */
+	ASSERT_EQ(0, to_private(self, page, 1));
+	EXPECT_EQ(0, guest_read(tvm, gpa_of(page)));
+	EXPECT_TRUE(inject("unpoison-pfn", pfn));
+}
+
+/*
+ * KVM's own accesses to guest memory: none of them may take the shared half of
+ * a private page for it.
+ */
+static const uint32_t pv_msrs[] = {
+	MSR_KVM_WALL_CLOCK_NEW, MSR_KVM_SYSTEM_TIME_NEW, MSR_KVM_STEAL_TIME,
+	MSR_KVM_ASYNC_PF_EN, MSR_KVM_PV_EOI_EN,
+};
+
+static bool page_is_untouched(FIXTURE_DATA(sealed) *self, unsigned long page)
+{
+	uint64_t *p = shared_page(self, page);
+
+	return p[0] == SHARED_VALUE(page) && !p[1] &&
+		!memcmp(p + 1, p + 2, PAGE_SIZE - 2 * sizeof(*p));
+}
+
+static void run_for_a_while(struct test_vm *tvm)
+{
+	int i;
+
+	for (i = 0; i < 20; i++) {
+		guest_read(tvm, GPA);
+		usleep(1000);
+	}
+}
+
+TEST_F(sealed, pv_area_in_private_page)
+{
+	unsigned int i;
+
+	ASSERT_EQ(0, to_private(self, PAGE, ARRAY_SIZE(pv_msrs)));
+	for (i = 0; i < ARRAY_SIZE(pv_msrs); i++)
+		guest_run(&self->tvm, GUEST_WRMSR, pv_msrs[i], gpa_of(PAGE + i) + 64 + 1);
+	run_for_a_while(&self->tvm);
+	for (i = 0; i < ARRAY_SIZE(pv_msrs); i++)
+		EXPECT_TRUE(page_is_untouched(self, PAGE + i)) {
+			TH_LOG("MSR %#x", pv_msrs[i]);
+		}
+}
+
+TEST_F(sealed, pv_area_becomes_private)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(pv_msrs); i++)
+		guest_run(&self->tvm, GUEST_WRMSR, pv_msrs[i], gpa_of(PAGE + i) + 64 + 1);
+	run_for_a_while(&self->tvm);
+	/* This one is sure to be in use. */
+	EXPECT_FALSE(page_is_untouched(self, PAGE + 1));
+
+	ASSERT_EQ(0, to_private(self, PAGE, ARRAY_SIZE(pv_msrs)));
+	for (i = 0; i < ARRAY_SIZE(pv_msrs); i++) {
+		memset(shared_page(self, PAGE + i), 0, PAGE_SIZE);
+		*shared_page(self, PAGE + i) = SHARED_VALUE(PAGE + i);
+	}
+	run_for_a_while(&self->tvm);
+	for (i = 0; i < ARRAY_SIZE(pv_msrs); i++)
+		EXPECT_TRUE(page_is_untouched(self, PAGE + i)) {
+			TH_LOG("MSR %#x", pv_msrs[i]);
+		}
+}
+
+/* KVM may give up on an instruction, but not do something else instead. */
+static void expect_gave_up(struct __test_metadata *_metadata, struct test_vm *tvm, int ret)
+{
+	struct kvm_run *run = tvm->vcpu->run;
+
+	EXPECT_EQ(ret ? KVM_EXIT_MEMORY_FAULT : KVM_EXIT_INTERNAL_ERROR, run->exit_reason);
+}
+
+TEST_F(sealed, emulated_write_to_private_page)
+{
+	struct test_vm *tvm = &self->tvm;
+	struct kvm_run *run = tvm->vcpu->run;
+	const uint64_t data = 0x1122334455667788ul;
+
+	/* To a shared page this works. */
+	guest_command_set(tvm, GUEST_MOVSQ, MMIO_GPA, gpa_of(0));
+	vcpu_run(tvm->vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(tvm->vcpu, KVM_EXIT_MMIO);
+	memcpy(run->mmio.data, &data, 8);
+	vcpu_run(tvm->vcpu);
+	guest_result(tvm);
+	EXPECT_EQ(data, *shared_page(self, 0));
+
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	guest_command_set(tvm, GUEST_MOVSQ, MMIO_GPA, gpa_of(PAGE));
+	vcpu_run(tvm->vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(tvm->vcpu, KVM_EXIT_MMIO);
+	EXPECT_EQ(MMIO_GPA, run->mmio.phys_addr);
+	EXPECT_FALSE(run->mmio.is_write);
+	memcpy(run->mmio.data, &data, 8);
+	expect_gave_up(_metadata, tvm, _vcpu_run(tvm->vcpu));
+	EXPECT_TRUE(page_is_untouched(self, PAGE));
+}
+
+TEST_F(sealed, emulated_read_from_private_page)
+{
+	struct test_vm *tvm = &self->tvm;
+
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+	guest_command_set(tvm, GUEST_MOVSQ, gpa_of(PAGE), MMIO_GPA);
+	expect_gave_up(_metadata, tvm, _vcpu_run(tvm->vcpu));
+}
+
+TEST_F(sealed, emulated_code_in_private_page)
+{
+	/* mov (%rdi),%rax; ret and mov %rax,(%rdi); ret */
+	const uint64_t private_code = 0xc3078b48, shared_code = 0xc3078948;
+	struct test_vm *tvm = &self->tvm;
+	struct kvm_run *run = tvm->vcpu->run;
+	const uint64_t data = 0x1122334455667788ul;
+	int ret;
+
+	*shared_page(self, PAGE) = shared_code;
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	guest_write(tvm, gpa_of(PAGE), private_code);
+	guest_write(tvm, gpa_of(0), data);
+	/* The CPU finds the right code. */
+	EXPECT_EQ(data, guest_run(tvm, GUEST_CALL, gpa_of(PAGE), gpa_of(0)));
+
+	/* KVM needs to know it for MMIO, unless the CPU hands it over. */
+	guest_command_set(tvm, GUEST_CALL, gpa_of(PAGE), MMIO_GPA);
+	ret = _vcpu_run(tvm->vcpu);
+	if (!ret && run->exit_reason == KVM_EXIT_MMIO) {
+		EXPECT_FALSE(run->mmio.is_write);
+		return;
+	}
+	expect_gave_up(_metadata, tvm, ret);
+}
+
+/* Page table entries as the library makes them */
+#define PTE_FLAGS	(PTE_PRESENT_MASK | PTE_WRITABLE_MASK)
+
+TEST_F(sealed, page_table_in_private_page)
+{
+	struct test_vm *tvm = &self->tvm;
+	struct kvm_run *run = tvm->vcpu->run;
+	int ret, level = PG_LEVEL_2M;
+	uint64_t *pde;
+
+	/* The guest's table leads elsewhere than what is in the shared half. */
+	virt_map(self->vm, PT_GVA, OTHER_GPA, 1);
+	pde = __vm_get_page_table_entry(self->vm, PT_GVA, &level);
+	*pde = (*pde & ~PHYSICAL_PAGE_MASK) | gpa_of(PAGE);
+	memset(shared_page(self, PAGE), 0, PAGE_SIZE);
+	shared_page(self, PAGE)[0] = gpa_of(1) | PTE_FLAGS;
+	shared_page(self, PAGE)[1] = (MMIO_GPA + PAGE_SIZE) | PTE_FLAGS;
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	guest_write(tvm, gpa_of(PAGE), gpa_of(2) | PTE_FLAGS);
+	guest_write(tvm, gpa_of(PAGE) + 8, MMIO_GPA | PTE_FLAGS);
+
+	/* The CPU walks it with the NPT, or EPT. */
+	EXPECT_EQ(SHARED_VALUE(2), guest_read(tvm, PT_GVA));
+	EXPECT_EQ(gpa_of(1) | PTE_FLAGS, shared_page(self, PAGE)[0]);
+
+	/* KVM may find it has no need to walk, or that it can't. */
+	guest_command_set(tvm, GUEST_READ, PT_GVA + PAGE_SIZE, 0);
+	ret = _vcpu_run(tvm->vcpu);
+	if (!ret && run->exit_reason == KVM_EXIT_MMIO) {
+		EXPECT_EQ(MMIO_GPA, run->mmio.phys_addr);
+	} else {
+		expect_gave_up(_metadata, tvm, ret);
+	}
+	EXPECT_EQ((MMIO_GPA + PAGE_SIZE) | PTE_FLAGS, shared_page(self, PAGE)[1]);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_SEALED_MEMFD));
+
+	return test_harness_run(argc, argv);
+}
