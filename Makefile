@@ -85,8 +85,8 @@ demo: kernel qemu tools
 test: kernel qemu selftests tools
 	@lab/test normal
 
-test-full: test kernel-debug
-	@lab/test debug
+test-full: kernel kernel-debug qemu selftests tools
+	@lab/test normal debug
 
 bench: kernel selftests tools
 	@lab/bench

@@ -11,6 +11,9 @@ DOWNLOADS=$CACHE/downloads
 BUILD=$CACHE/build
 JOBS=${JOBS:-$(nproc)}
 export ROOT CACHE DOWNLOADS BUILD
+export LC_ALL=C.UTF-8
+# The makes of the two trees are not our make's children.
+unset MAKEFLAGS MFLAGS MAKELEVEL
 mkdir -p "$DOWNLOADS" "$BUILD" "$CACHE/locks" "$CACHE/logs" "$CACHE/times"
 
 say() { printf '%s\n' "$*"; }

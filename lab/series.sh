@@ -21,8 +21,8 @@ series_key() {
 		tree_git "$tree" rev-parse base
 		if [ -d "$dir/patches" ]; then
 			cd "$dir" || exit
-			find patches files -type f -print0 2>/dev/null | LC_ALL=C sort -z | xargs -0r sha256sum
-			find files -type f -perm -u+x 2>/dev/null | LC_ALL=C sort
+			find patches files -type f -print0 2>/dev/null | sort -z | xargs -0r sha256sum
+			find files -type f -perm -u+x 2>/dev/null | sort
 		fi
 	} | sha256sum | cut -d' ' -f1
 }
@@ -82,7 +82,7 @@ build_series() (
 				die "${patch##*/} creates a file that $dir/files does not have"
 			git update-index --force-remove -- "${created[@]}"
 		fi
-		mapfile -t changed < <(comm -12 <(git ls-files | LC_ALL=C sort) <(diffs "$patch" | LC_ALL=C sort))
+		mapfile -t changed < <(comm -12 <(git ls-files | sort) <(diffs "$patch" | sort))
 		[ ${#changed[@]} = 0 ] ||
 			git apply --cached -R --whitespace=nowarn "${changed[@]/#/--include=}" "$patch" ||
 			die "${patch##*/} does not fit the bodies in $dir/files"
