@@ -98,6 +98,7 @@ guest-shell: kernel qemu tools
 	@lab/guest-shell
 
 gdb: kernel-debug
+	@lab/setup gdb
 	@lab/gdb
 
 lint: apply kernel
