@@ -5,8 +5,9 @@
  *
  *	seal_probe PID
  *
- * One line each: WAY RESULT, the result being an error or "OPEN".  Then the map
- * of the file, and how many pages are private.  Exit status 1 if a way is open.
+ * One line each: WAY RESULT, the result being an error or "OPEN".  Then what is
+ * no secret: where the first private page is, a map of the file, and how many
+ * pages are private.  Exit status 1 if a way is open.
  */
 #include <dirent.h>
 #include <err.h>
@@ -127,6 +128,7 @@ int main(int argc, char **argv)
 	fd = open_sealed(argv[1]);
 	first = lseek(fd, 0, SEEK_DATA);
 	probe(fd, first < 0 ? 0 : first);
+	printf("first %lld\n", (long long)first);
 	draw(fd, lseek(fd, 0, SEEK_END));
 	return failed;
 }

@@ -1,0 +1,1 @@
+../kernel/files/drivers/virt/kvm_privmem.c
