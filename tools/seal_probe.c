@@ -5,7 +5,7 @@
  *
  *	seal_probe PID
  *
- * One line each: WAY RESULT, the result being an error or "OPEN".  Then what is
+ * One line each, WAY: RESULT, the result being an error or "OPEN".  Then what is
  * no secret: where the first private page is, a map of the file, and how many
  * pages are private.  Exit status 1 if a way is open.
  */
@@ -34,7 +34,7 @@ static int failed;
 
 static void report(const char *way, long result)
 {
-	printf("%-16s %s\n", way, result < 0 ? strerror(errno) : "OPEN");
+	printf("%s: %s\n", way, result < 0 ? strerror(errno) : "OPEN");
 	if (result >= 0)
 		failed = 1;
 }
