@@ -308,6 +308,24 @@ bool guest_memory_page_allocated(struct file *file, pgoff_t index)
 EXPORT_SYMBOL_GPL(guest_memory_page_allocated);
 
 /**
+ * guest_memory_range_allocated - is any page of guest memory allocated?
+ * @file: file that the caller has registered with
+ * @start: first page
+ * @end: page after the last one
+ *
+ * Context: Any.
+ * Return: true if a page of the range is allocated, i.e. private.
+ */
+bool guest_memory_range_allocated(struct file *file, pgoff_t start, pgoff_t end)
+{
+	struct address_space *mapping = file->f_mapping;
+
+	return mapping_to_guest_memory(mapping)->ops->range_allocated(mapping->host,
+								      start, end);
+}
+EXPORT_SYMBOL_GPL(guest_memory_range_allocated);
+
+/**
  * guest_memory_get_folio - get a page of guest memory
  * @file: file that the caller has registered with
  * @index: page

@@ -48,6 +48,12 @@ static bool shmem_guest_page_allocated(struct inode *inode, pgoff_t index)
 	return xa_load(&inode->i_mapping->i_pages, index);
 }
 
+static bool shmem_guest_range_allocated(struct inode *inode, pgoff_t start,
+					pgoff_t end)
+{
+	return xa_find(&inode->i_mapping->i_pages, &start, end - 1, XA_PRESENT);
+}
+
 static struct folio *shmem_guest_get_folio(struct inode *inode, pgoff_t index)
 {
 	struct folio *folio;
@@ -74,8 +80,9 @@ static struct folio *shmem_guest_get_folio(struct inode *inode, pgoff_t index)
 }
 
 static const struct guest_memory_ops shmem_guest_ops = {
-	.page_allocated	= shmem_guest_page_allocated,
-	.get_folio	= shmem_guest_get_folio,
+	.page_allocated		= shmem_guest_page_allocated,
+	.range_allocated	= shmem_guest_range_allocated,
+	.get_folio		= shmem_guest_get_folio,
 };
 
 /* Is there any content, or any way left by which there could be some? */

@@ -38,6 +38,7 @@
 #include <linux/sched/user.h>
 #include <linux/slab.h>
 #include <linux/xarray.h>
+#include <asm/processor.h>
 
 /* Few hypercalls for much memory, but no long hunt for contiguous pages. */
 #define PRIVMEM_MAX_ORDER	9
@@ -377,11 +378,21 @@ static struct notifier_block privmem_reboot_nb = {
 	.notifier_call	= privmem_reboot,
 };
 
+/* kvm_para_has_feature() is not there for modules. */
+static bool __init privmem_available(void)
+{
+	if (!kvm_para_available())
+		return false;
+
+	return cpuid_eax(hypervisor_cpuid_base(KVM_SIGNATURE, 0) | KVM_CPUID_FEATURES) &
+	       BIT(KVM_FEATURE_PRIVATE_MEMORY);
+}
+
 static int __init privmem_init(void)
 {
 	int ret;
 
-	if (!kvm_para_has_feature(KVM_FEATURE_PRIVATE_MEMORY))
+	if (!privmem_available())
 		return -ENODEV;
 
 	if (!max_pages)

@@ -24,12 +24,14 @@ enum guest_memory_event {
  * struct guest_memory_ops - what a backing store answers to its user
  * @page_allocated: Is there a page at @index?  Must not sleep; the answer is
  *	only stable while the user holds off begin/end of an event.
+ * @range_allocated: Is there any page in [@start, @end)?  Otherwise the same.
  * @get_folio: Get a reference on the folio at @index, zeroed if it was never
  *	used before.  May sleep.  Never allocates: -ENOENT if there is no page,
  *	-EHWPOISON if the page is lost.
  */
 struct guest_memory_ops {
 	bool (*page_allocated)(struct inode *inode, pgoff_t index);
+	bool (*range_allocated)(struct inode *inode, pgoff_t start, pgoff_t end);
 	struct folio *(*get_folio)(struct inode *inode, pgoff_t index);
 };
 
@@ -90,6 +92,7 @@ int guest_memory_register(struct file *file, pgoff_t start, pgoff_t nr_pages,
 void guest_memory_unregister(struct file *file,
 			     struct guest_memory_notifier *notifier);
 bool guest_memory_page_allocated(struct file *file, pgoff_t index);
+bool guest_memory_range_allocated(struct file *file, pgoff_t start, pgoff_t end);
 struct folio *guest_memory_get_folio(struct file *file, pgoff_t index);
 #else
 static inline bool mapping_guest_memory(const struct address_space *mapping)

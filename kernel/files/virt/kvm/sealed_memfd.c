@@ -122,6 +122,14 @@ static bool kvm_sealed_memfd_page_allocated(const struct kvm_memory_slot *slot,
 					   kvm_sealed_memfd_index(slot, gfn));
 }
 
+static bool kvm_sealed_memfd_range_allocated(const struct kvm_memory_slot *slot,
+					     gfn_t start, gfn_t end)
+{
+	return guest_memory_range_allocated(slot->gmem.file,
+					    kvm_sealed_memfd_index(slot, start),
+					    kvm_sealed_memfd_index(slot, end));
+}
+
 static int kvm_sealed_memfd_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot,
 				    gfn_t gfn, kvm_pfn_t *pfn, int *max_order)
 {
@@ -158,9 +166,10 @@ static void kvm_sealed_memfd_unbind(struct kvm_memory_slot *slot)
 }
 
 static const struct kvm_gmem_ops kvm_sealed_memfd_ops = {
-	.unbind		= kvm_sealed_memfd_unbind,
-	.get_pfn	= kvm_sealed_memfd_get_pfn,
-	.page_allocated	= kvm_sealed_memfd_page_allocated,
+	.unbind			= kvm_sealed_memfd_unbind,
+	.get_pfn		= kvm_sealed_memfd_get_pfn,
+	.page_allocated		= kvm_sealed_memfd_page_allocated,
+	.range_allocated	= kvm_sealed_memfd_range_allocated,
 };
 
 /* Tells VMs apart for guest_memory; unlike pointers, numbers do not come back. */
