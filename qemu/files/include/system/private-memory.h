@@ -1,0 +1,53 @@
+/*
+ * Private half of the machine's RAM
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef SYSTEM_PRIVATE_MEMORY_H
+#define SYSTEM_PRIVATE_MEMORY_H
+
+#include "exec/hwaddr.h"
+#include "qom/object.h"
+
+#define TYPE_PRIVATE_MEMORY "private-memory"
+OBJECT_DECLARE_SIMPLE_TYPE(PrivateMemory, PRIVATE_MEMORY)
+
+/**
+ * private_memory_create: Give the machine's RAM a private half
+ * @machine: machine with private-memory-backend set, its RAM not mapped yet
+ * @errp: why it can't be done
+ *
+ * Return: true on success, else false setting @errp with error.
+ */
+bool private_memory_create(MachineState *machine, Error **errp);
+
+/**
+ * private_memory_fd: The file that holds the private half of a region
+ * @mr: RAM
+ *
+ * An offset in the file is the offset in the RAM block of @mr.
+ *
+ * Return: file descriptor, or -1 if @mr has no private half.
+ */
+int private_memory_fd(const MemoryRegion *mr);
+
+/**
+ * private_memory_convert: Make guest memory private or shared
+ * @pm: the private half of the machine's RAM
+ * @gpa: guest physical address, page aligned
+ * @size: size of the range in bytes, page aligned
+ * @to_private: what to convert to
+ *
+ * Pages that change are zero afterwards.  Pages that are of the wanted kind
+ * already keep their content.  On failure no page has changed to private.
+ *
+ * May be called without the BQL, by any number of threads.
+ *
+ * Return: 1 on success, 0 if there was nothing to do, or a negative errno:
+ *     -EINVAL if the range is not RAM that can be private.
+ */
+int private_memory_convert(PrivateMemory *pm, hwaddr gpa, uint64_t size,
+                           bool to_private);
+
+#endif

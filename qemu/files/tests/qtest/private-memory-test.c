@@ -1,0 +1,91 @@
+/*
+ * Test guest-private memory backends, as far as it goes without KVM
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "libqtest.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+
+/* Only a host kernel with F_SEAL_GUEST can do more than refuse. */
+static bool add_backend(QTestState *qts)
+{
+    QDict *rsp = qtest_qmp(qts, "{ 'execute': 'object-add', 'arguments': {"
+                           " 'qom-type': 'memory-backend-memfd', 'id': 'mem',"
+                           " 'size': 1048576, 'guest-private': true } }");
+    bool ok = qdict_haskey(rsp, "return");
+
+    if (!ok) {
+        g_test_skip("the host kernel has no F_SEAL_GUEST");
+    }
+    qobject_unref(rsp);
+    return ok;
+}
+
+static void assert_refused(QTestState *qts, const char *option, bool value)
+{
+    QDict *args = qdict_new();
+    QDict *rsp;
+
+    qdict_put_str(args, "qom-type", "memory-backend-memfd");
+    qdict_put_str(args, "id", "mem");
+    qdict_put_int(args, "size", 1024 * 1024);
+    qdict_put_bool(args, "guest-private", true);
+    qdict_put_bool(args, option, value);
+    rsp = qtest_qmp(qts, "{ 'execute': 'object-add', 'arguments': %p }", args);
+
+    g_assert(qdict_haskey(rsp, "error"));
+    g_assert_nonnull(strstr(qdict_get_str(qdict_get_qdict(rsp, "error"),
+                                          "desc"),
+                            "guest-private=on"));
+    qobject_unref(rsp);
+}
+
+static void test_incompatible(void)
+{
+    QTestState *qts = qtest_init("-machine none");
+
+    assert_refused(qts, "hugetlb", true);
+    assert_refused(qts, "share", false);
+    assert_refused(qts, "prealloc", true);
+    qtest_quit(qts);
+}
+
+static void test_query_memdev(void)
+{
+    QTestState *qts = qtest_init("-machine none");
+
+    if (add_backend(qts)) {
+        QDict *rsp = qtest_qmp(qts, "{ 'execute': 'query-memdev' }");
+        QDict *mem = qobject_to(QDict, qlist_peek(qdict_get_qlist(rsp,
+                                                                  "return")));
+
+        g_assert_cmpstr(qdict_get_str(mem, "id"), ==, "mem");
+        g_assert_true(qdict_get_bool(mem, "guest-private"));
+        g_assert_false(qdict_get_bool(mem, "dump"));
+        qobject_unref(rsp);
+    }
+    qtest_quit(qts);
+}
+
+static void test_query_private_memory(void)
+{
+    QTestState *qts = qtest_init("-machine none");
+    QDict *rsp = qtest_qmp(qts, "{ 'execute': 'query-private-memory' }");
+
+    qmp_expect_error_and_unref(rsp, "GenericError");
+    qtest_quit(qts);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+
+    qtest_add_func("/private-memory/backend/incompatible", test_incompatible);
+    qtest_add_func("/private-memory/query-memdev", test_query_memdev);
+    qtest_add_func("/private-memory/query", test_query_private_memory);
+
+    return g_test_run();
+}
