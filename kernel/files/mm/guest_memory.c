@@ -69,11 +69,11 @@ static struct guest_memory_notifier *next_notifier(struct guest_memory *guest,
 }
 
 /**
- * guest_memory_init - make a mapping hold guest memory
+ * guest_memory_init - prepare a mapping to hold guest memory
  * @mapping: page cache of the backing store's inode
  * @ops: the backing store's answers
  *
- * From here on mapping_guest_memory() is true until the inode is evicted.
+ * To be followed by guest_memory_publish().
  *
  * Context: Process context, may sleep.  The caller serializes against itself
  *	and guarantees that no page or mapping exists.
@@ -92,11 +92,24 @@ int guest_memory_init(struct address_space *mapping,
 	spin_lock_init(&guest->lock);
 	guest->notifiers = RB_ROOT_CACHED;
 	mapping->i_private_data = guest;
+	return 0;
+}
 
-	/* Whoever sees the flag must see the pointer. */
+/**
+ * guest_memory_publish - let a mapping hold guest memory
+ * @mapping: page cache that guest_memory_init() was called for
+ *
+ * From here on, until the inode is evicted, mapping_guest_memory() is true, for
+ * those without a lock, too.  Whatever else the backing store does to the
+ * mapping must be done by now.
+ *
+ * Context: Any.
+ */
+void guest_memory_publish(struct address_space *mapping)
+{
+	/* Whoever sees the flag must see all that was done before. */
 	smp_mb__before_atomic();
 	set_bit(AS_GUEST_MEMORY, &mapping->flags);
-	return 0;
 }
 
 /**
@@ -251,8 +264,7 @@ int guest_memory_register(struct file *file, pgoff_t start, pgoff_t nr_pages,
 	pgoff_t size = i_size_read(mapping->host) >> PAGE_SHIFT;
 	int ret;
 
-	/* Pairs with guest_memory_init(). */
-	if (!test_bit_acquire(AS_GUEST_MEMORY, &mapping->flags))
+	if (!mapping_guest_memory(mapping))
 		return -EINVAL;
 	if (start > size || nr_pages > size - start)
 		return -EINVAL;

@@ -6,8 +6,8 @@
  * which ones there are, but never reach their content.  shmem_get_folio_gfp(),
  * which every access goes through, refuses all but the allocation done here.
  *
- * Locks: guest_memory.c has the order.  The seal never goes away and the size
- * is fixed by it, so that a sealed file needs no i_rwsem.
+ * Locks: guest_memory.c has the order.  Once it is done, sealing is for good and
+ * so is the size, hence files with mapping_guest_memory() need no i_rwsem.
  */
 #include <linux/fs.h>
 #include <linux/falloc.h>
@@ -129,12 +129,14 @@ int shmem_guest_seal(struct inode *inode)
 	if (shmem_guest_in_use(inode))
 		goto unseal;
 
-	/* Until there is a way to tell the guest's mappings, pages stay put. */
 	ret = guest_memory_init(inode->i_mapping, &shmem_guest_ops);
 	if (ret)
 		goto unseal;
+
+	/* Until there is a way to tell the guest's mappings, pages stay put. */
 	mapping_set_gfp_mask(inode->i_mapping, GFP_HIGHUSER);
 	mapping_set_inaccessible(inode->i_mapping);
+	guest_memory_publish(inode->i_mapping);
 	return 0;
 
 unseal:
@@ -160,7 +162,6 @@ static int shmem_guest_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
 		folio_set_dirty(folio);
 		folio_unlock(folio);
 		folio_put(folio);
-		cond_resched();
 	}
 	return 0;
 }

@@ -73,12 +73,14 @@ struct guest_memory_notifier {
 #ifdef CONFIG_GUEST_MEMORY
 static inline bool mapping_guest_memory(const struct address_space *mapping)
 {
-	return test_bit(AS_GUEST_MEMORY, &mapping->flags);
+	/* Pairs with guest_memory_publish(). */
+	return test_bit_acquire(AS_GUEST_MEMORY, &mapping->flags);
 }
 
 /* The backing store's side. */
 int guest_memory_init(struct address_space *mapping,
 		      const struct guest_memory_ops *ops);
+void guest_memory_publish(struct address_space *mapping);
 void guest_memory_destroy(struct address_space *mapping);
 void guest_memory_begin(struct address_space *mapping,
 			enum guest_memory_event event, pgoff_t start, pgoff_t end);
@@ -104,6 +106,10 @@ static inline int guest_memory_init(struct address_space *mapping,
 				    const struct guest_memory_ops *ops)
 {
 	return -EOPNOTSUPP;
+}
+
+static inline void guest_memory_publish(struct address_space *mapping)
+{
 }
 
 static inline void guest_memory_destroy(struct address_space *mapping)

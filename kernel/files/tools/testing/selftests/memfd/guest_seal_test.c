@@ -259,7 +259,7 @@ TEST_F(sealing, pages_read)
 	/* A read fault, too, leaves a page. */
 	p = mmap(NULL, page_size, PROT_READ, MAP_SHARED, self->fd, 0);
 	ASSERT_NE(MAP_FAILED, p);
-	EXPECT_EQ(0, *(volatile char *)p);
+	EXPECT_TRUE(all_bytes_are(p, 0, page_size));
 	ASSERT_EQ(0, munmap(p, page_size));
 	EXPECT_REFUSED(EBUSY, seal(self->fd, F_SEAL_GUEST));
 }
@@ -325,7 +325,7 @@ TEST_F(sealing, pinned)
 	ASSERT_EQ(0, pipe(pipefd));
 	p = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
 	ASSERT_NE(MAP_FAILED, p);
-	strcpy(p, "old");
+	memcpy(p, "old", 4);
 	iov.iov_base = p;
 	ASSERT_EQ(3, vmsplice(pipefd[1], &iov, 1, 0));
 	ASSERT_EQ(0, munmap(p, page_size));
@@ -1036,14 +1036,15 @@ static void loop_test(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *s
 		      bool configure)
 {
 	int fd = loop_attach(self->fd, configure);
+	ssize_t written;
 
 	if (fd < 0)
 		SKIP(return, "no loop device");
 
 	EXPECT_REFUSED(EIO, pread(fd, self->buf, page_size, self->offset));
 	/* The error of a write comes with the flush. */
-	EXPECT_NE(0, pwrite(fd, self->buf, page_size, self->offset) != (ssize_t)page_size ||
-		     fsync(fd));
+	written = pwrite(fd, self->buf, page_size, self->offset);
+	EXPECT_TRUE(written != (ssize_t)page_size || fsync(fd));
 	ioctl(fd, LOOP_CLR_FD, 0);
 	close(fd);
 }

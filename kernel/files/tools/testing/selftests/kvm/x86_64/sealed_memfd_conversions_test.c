@@ -31,13 +31,13 @@ static void test_conversions(const char *name, uint32_t type, unsigned int nr_vc
 
 static void usage(const char *name)
 {
-	printf("usage: %s [-h] [-i iterations] [-v vcpus]\n", name);
+	printf("Usage: %s [-h] [-i iterations] [-v vcpus]\n", name);
 	exit(0);
 }
 
 int main(int argc, char *argv[])
 {
-	uint32_t iterations = 8000;
+	uint32_t iterations = 2000;
 	unsigned int nr_vcpus = 3;
 	int opt;
 

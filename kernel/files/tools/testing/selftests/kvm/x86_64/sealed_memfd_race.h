@@ -62,7 +62,7 @@ static inline bool try_lock_page(struct race_page *page)
 static inline void lock_page(struct race_page *page)
 {
 	while (!try_lock_page(page))
-		sched_yield();
+		usleep(10);
 }
 
 static inline void unlock_page(struct race_page *page)
@@ -243,13 +243,21 @@ static inline void *race_converter(void *data)
 {
 	struct race *race = data;
 	unsigned int start, nr, seed = (uintptr_t)&start;
+	struct sched_param param = { .sched_priority = 1 };
+
+	/*
+	 * vCPUs retry faults on pages that are being converted: don't let them
+	 * do so for as long as a thread has to wait for its turn.  Optional,
+	 * needs privileges.
+	 */
+	sched_setscheduler(0, SCHED_FIFO, &param);
 
 	while (!READ_ONCE(race->stop)) {
 		start = rand_r(&seed) % RACE_NR_PAGES;
 		nr = rand_r(&seed) % 16 ? 1 + rand_r(&seed) % 8 : RACE_NR_PAGES;
 		race_convert(race, rand_r(&seed) & 1, start, min(nr, RACE_NR_PAGES - start));
 		/* Let the vCPUs get on. */
-		usleep(200);
+		usleep(1000);
 	}
 	return NULL;
 }

@@ -20,7 +20,7 @@ static void *slot_changer(void *data)
 	while (!READ_ONCE(race->stop)) {
 		race_lock(race, 0, RACE_NR_PAGES);
 		TEST_ASSERT(!race_set_slot(race, race->vm, false), "Can't delete the memslot");
-		sched_yield();
+		usleep(100);
 		TEST_ASSERT(!race_set_slot(race, race->vm, true), "Can't create the memslot");
 		race_unlock(race, 0, RACE_NR_PAGES);
 		usleep(5000);
@@ -89,7 +89,7 @@ static void *discarder(void *data)
 			page->shared_value = 0;
 		}
 		unlock_page(page);
-		usleep(200);
+		usleep(1000);
 	}
 	return NULL;
 }
@@ -142,13 +142,13 @@ static void test_killed(unsigned int nr_vcpus, uint32_t iterations)
 
 static void usage(const char *name)
 {
-	printf("usage: %s [-h] [-i iterations] [-v vcpus]\n", name);
+	printf("Usage: %s [-h] [-i iterations] [-v vcpus]\n", name);
 	exit(0);
 }
 
 int main(int argc, char *argv[])
 {
-	uint32_t iterations = 3000;
+	uint32_t iterations = 2000;
 	unsigned int nr_vcpus = 3;
 	int opt;
 

@@ -76,15 +76,16 @@ static struct guest_command {
 
 static uint64_t guest_do(void)
 {
-	volatile struct guest_command *command = &guest_command;
-	uint64_t addr = command->addr, value = command->value, ret = 0;
+	uint64_t addr = READ_ONCE(guest_command.addr);
+	uint64_t value = READ_ONCE(guest_command.value);
+	uint64_t ret = 0;
 
-	switch (command->op) {
+	switch (READ_ONCE(guest_command.op)) {
 	case GUEST_READ:
-		ret = *(volatile uint64_t *)addr;
+		ret = READ_ONCE(*(uint64_t *)addr);
 		break;
 	case GUEST_WRITE:
-		*(volatile uint64_t *)addr = value;
+		WRITE_ONCE(*(uint64_t *)addr, value);
 		break;
 	case GUEST_CALL:
 		asm volatile("call *%1" : "=a" (ret) : "r" (addr), "D" (value) : "memory");
@@ -94,7 +95,7 @@ static uint64_t guest_do(void)
 		break;
 	case GUEST_HYPERCALL:
 		ret = kvm_hypercall(KVM_HC_MAP_GPA_RANGE, addr, value,
-				    command->attributes, 0);
+				    READ_ONCE(guest_command.attributes), 0);
 		break;
 	case GUEST_WRMSR:
 		ret = wrmsr_safe(addr, value);
@@ -849,8 +850,8 @@ enum process_end {
 	PROCESS_IS_KILLED,
 };
 
-static void __attribute__((noreturn)) live_vm(uint32_t type, int fd, void *shared, int ready,
-					      enum process_end end)
+static void live_vm(uint32_t type, int fd, void *shared, int ready,
+		    enum process_end end)
 {
 	struct test_vm tvm;
 
@@ -876,7 +877,6 @@ static void __attribute__((noreturn)) live_vm(uint32_t type, int fd, void *share
 		for (;;)
 			guest_read(&tvm, GPA);
 	}
-	_exit(1);
 }
 
 static void end_live_vm(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *self,
@@ -1305,9 +1305,9 @@ TEST_F(sealed, page_table_in_private_page)
 	ret = _vcpu_run(tvm->vcpu);
 	if (!ret && run->exit_reason == KVM_EXIT_MMIO) {
 		EXPECT_EQ(MMIO_GPA, run->mmio.phys_addr);
-	} else {
-		expect_gave_up(_metadata, tvm, ret);
+		return;
 	}
+	expect_gave_up(_metadata, tvm, ret);
 	EXPECT_EQ((MMIO_GPA + PAGE_SIZE) | PTE_FLAGS, shared_page(self, PAGE)[1]);
 }
 
