@@ -38,6 +38,10 @@
 
 #include "../kselftest_harness.h"
 
+/* A debug kernel in an emulated host takes its time. */
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT 300
+
 #ifndef F_SEAL_GUEST
 #define F_SEAL_GUEST		0x0040
 #endif
