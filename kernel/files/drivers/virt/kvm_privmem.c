@@ -34,11 +34,11 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/processor.h>
 #include <linux/reboot.h>
 #include <linux/sched/user.h>
 #include <linux/slab.h>
 #include <linux/xarray.h>
-#include <asm/processor.h>
 
 /* Few hypercalls for much memory, but no long hunt for contiguous pages. */
 #define PRIVMEM_MAX_ORDER	9

@@ -1591,6 +1591,19 @@ static bool try_sendfile(int fd)
 	return done;
 }
 
+/* Allowed with and without the seal, but what it does changes half-way. */
+static bool try_fallocate(int fd)
+{
+	bool failed = false;
+	int i;
+
+	for (i = 0; i < 16; i++) {
+		failed |= fallocate(fd, 0, 0, page_size);
+		failed |= fallocate(fd, PUNCH, 0, page_size);
+	}
+	return failed;
+}
+
 static bool (*race_action)(int fd);
 
 static void *race_thread(void *data)
@@ -1660,6 +1673,11 @@ TEST_F(race, pwrite)
 TEST_F(race, sendfile)
 {
 	run_race(_metadata, self, try_sendfile);
+}
+
+TEST_F(race, fallocate)
+{
+	run_race(_metadata, self, try_fallocate);
 }
 
 static void *convert_thread(void *data)
