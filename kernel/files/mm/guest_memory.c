@@ -354,3 +354,19 @@ struct folio *guest_memory_get_folio(struct file *file, pgoff_t index)
 	return mapping_to_guest_memory(mapping)->ops->get_folio(mapping->host, index);
 }
 EXPORT_SYMBOL_GPL(guest_memory_get_folio);
+
+/**
+ * guest_memory_wait - wait for the change in progress, if any, to end
+ * @file: file that the caller has registered with
+ *
+ * For users who have nothing better to do between begin and end than to try
+ * again.
+ *
+ * Context: Process context, may sleep, takes the invalidate_lock.
+ */
+void guest_memory_wait(struct file *file)
+{
+	filemap_invalidate_lock_shared(file->f_mapping);
+	filemap_invalidate_unlock_shared(file->f_mapping);
+}
+EXPORT_SYMBOL_GPL(guest_memory_wait);

@@ -96,6 +96,7 @@ void guest_memory_unregister(struct file *file,
 bool guest_memory_page_allocated(struct file *file, pgoff_t index);
 bool guest_memory_range_allocated(struct file *file, pgoff_t start, pgoff_t end);
 struct folio *guest_memory_get_folio(struct file *file, pgoff_t index);
+void guest_memory_wait(struct file *file);
 #else
 static inline bool mapping_guest_memory(const struct address_space *mapping)
 {

@@ -13,6 +13,10 @@
  * Locks: mm/guest_memory.c has the order, in KVM's terms
  *
  *	slots_lock -> invalidate_lock -> mn_invalidate_lock, gpc_lock, mmu_lock
+ *	kvm->srcu  -> invalidate_lock
+ *
+ * The latter is for vCPUs that wait for a conversion, hence conversions never
+ * wait for kvm->srcu.
  *
  * Memslot updates wait for changes to end with slots_lock held, hence changes
  * never take it.
@@ -130,6 +134,11 @@ static bool kvm_sealed_memfd_range_allocated(const struct kvm_memory_slot *slot,
 					    kvm_sealed_memfd_index(slot, end));
 }
 
+static void kvm_sealed_memfd_wait(const struct kvm_memory_slot *slot)
+{
+	guest_memory_wait(slot->gmem.file);
+}
+
 static int kvm_sealed_memfd_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot,
 				    gfn_t gfn, kvm_pfn_t *pfn, int *max_order)
 {
@@ -170,6 +179,7 @@ static const struct kvm_gmem_ops kvm_sealed_memfd_ops = {
 	.get_pfn		= kvm_sealed_memfd_get_pfn,
 	.page_allocated		= kvm_sealed_memfd_page_allocated,
 	.range_allocated	= kvm_sealed_memfd_range_allocated,
+	.wait			= kvm_sealed_memfd_wait,
 };
 
 /* Tells VMs apart for guest_memory; unlike pointers, numbers do not come back. */
