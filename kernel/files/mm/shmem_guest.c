@@ -169,6 +169,7 @@ static int shmem_guest_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
 /*
  * Convert the pages within [start, end) that are not yet what @event makes
  * them.  A failure leaves those before it converted and the rest as they were.
+ * Returns 1 if there was something to do.
  */
 static int shmem_guest_convert(struct inode *inode, enum guest_memory_event event,
 			       pgoff_t start, pgoff_t end)
@@ -192,6 +193,7 @@ static int shmem_guest_convert(struct inode *inode, enum guest_memory_event even
 			shmem_truncate_range(inode, (loff_t)start << PAGE_SHIFT,
 					     ((loff_t)end << PAGE_SHIFT) - 1);
 		guest_memory_end(mapping, event, start, end);
+		ret = ret ?: 1;
 	}
 
 	filemap_invalidate_unlock(mapping);
@@ -232,9 +234,10 @@ long shmem_guest_fallocate(struct file *file, int mode, loff_t offset, loff_t le
 		next = min(end, round_down(start, SHMEM_GUEST_CHUNK) + SHMEM_GUEST_CHUNK);
 
 		ret = shmem_guest_convert(inode, event, start, next);
-		if (ret)
+		if (ret < 0)
 			return ret;
-		if (next < end && signal_pending(current))
+		/* Whoever tries again and again shall get on each time. */
+		if (ret && next < end && signal_pending(current))
 			return -EINTR;
 		cond_resched();
 	}

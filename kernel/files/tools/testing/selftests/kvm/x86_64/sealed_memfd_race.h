@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "kselftest.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
@@ -337,6 +338,50 @@ static inline void race_run(struct race *race, void *(*const *threads)(void *),
 	WRITE_ONCE(race->stop, true);
 	for (i = 0; i < nr_threads; i++)
 		pthread_join(ids[i], NULL);
+}
+
+struct race_options {
+	uint32_t iterations;
+	unsigned int nr_vcpus;
+};
+
+static inline struct race_options race_parse_options(int argc, char *argv[])
+{
+	struct race_options options = { .iterations = 2000, .nr_vcpus = 3 };
+	int opt;
+
+	while ((opt = getopt(argc, argv, "hi:v:")) != -1) {
+		switch (opt) {
+		case 'i':
+			options.iterations = atoi_positive("iterations", optarg);
+			break;
+		case 'v':
+			options.nr_vcpus = atoi_positive("vcpus", optarg);
+			break;
+		default:
+			printf("Usage: %s [-h] [-i iterations] [-v vcpus]\n", argv[0]);
+			exit(0);
+		}
+	}
+	return options;
+}
+
+/* One test case: a VM of @type from beginning to end. */
+static inline void race_test(const char *name, uint32_t type,
+			     const struct race_options *options,
+			     void *(*const *threads)(void *), unsigned int nr_threads)
+{
+	struct race *race;
+
+	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(type))) {
+		ksft_test_result_skip("%s: no such VM type\n", name);
+		return;
+	}
+
+	race = race_create(type, options->nr_vcpus, options->iterations);
+	race_run(race, threads, nr_threads);
+	race_free(race);
+	ksft_test_result_pass("%s\n", name);
 }
 
 #endif /* SELFTEST_KVM_SEALED_MEMFD_RACE_H */

@@ -8,8 +8,6 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-#include "kselftest.h"
-
 #include "sealed_memfd_race.h"
 
 /* The guest's strict accesses must wait while there is no memory. */
@@ -98,29 +96,11 @@ static void *(*const threads[])(void *) = {
 	race_converter, race_converter, slot_changer, forker, thief, discarder,
 };
 
-static void run_stress(uint32_t type, unsigned int nr_vcpus, uint32_t iterations)
-{
-	struct race *race = race_create(type, nr_vcpus, iterations);
-
-	race_run(race, threads, ARRAY_SIZE(threads));
-	race_free(race);
-}
-
-static void test_stress(const char *name, uint32_t type, unsigned int nr_vcpus,
-			uint32_t iterations)
-{
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(type))) {
-		ksft_test_result_skip("%s: no such VM type\n", name);
-		return;
-	}
-	run_stress(type, nr_vcpus, iterations);
-	ksft_test_result_pass("%s\n", name);
-}
-
 /* The end comes at any time from before the VM exists. */
-static void test_killed(unsigned int nr_vcpus, uint32_t iterations)
+static void test_killed(const struct race_options *options)
 {
-	unsigned int n, nr = 4 + iterations / 1000, alive = 0;
+	unsigned int n, nr = 4 + options->iterations / 1000, alive = 0;
+	struct race *race;
 	int status;
 	pid_t pid;
 
@@ -129,7 +109,8 @@ static void test_killed(unsigned int nr_vcpus, uint32_t iterations)
 		pid = fork();
 		if (!pid) {
 			TEST_ASSERT(freopen("/dev/null", "w", stdout), "No /dev/null");
-			run_stress(KVM_X86_DEFAULT_VM, nr_vcpus, -1);
+			race = race_create(KVM_X86_DEFAULT_VM, options->nr_vcpus, -1);
+			race_run(race, threads, ARRAY_SIZE(threads));
 			_exit(0);
 		}
 		usleep(1000 + 300000 / nr * n);
@@ -140,38 +121,18 @@ static void test_killed(unsigned int nr_vcpus, uint32_t iterations)
 	ksft_test_result(alive == nr, "killed %u times\n", nr);
 }
 
-static void usage(const char *name)
-{
-	printf("Usage: %s [-h] [-i iterations] [-v vcpus]\n", name);
-	exit(0);
-}
-
 int main(int argc, char *argv[])
 {
-	uint32_t iterations = 2000;
-	unsigned int nr_vcpus = 3;
-	int opt;
-
-	while ((opt = getopt(argc, argv, "hi:v:")) != -1) {
-		switch (opt) {
-		case 'i':
-			iterations = atoi_positive("iterations", optarg);
-			break;
-		case 'v':
-			nr_vcpus = atoi_positive("vcpus", optarg);
-			break;
-		default:
-			usage(argv[0]);
-		}
-	}
+	const struct race_options options = race_parse_options(argc, argv);
 
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_SEALED_MEMFD));
 	ksft_print_header();
 	ksft_set_plan(3);
 
-	test_stress("default VM", KVM_X86_DEFAULT_VM, nr_vcpus, iterations);
-	test_stress("software-protected VM", KVM_X86_SW_PROTECTED_VM, nr_vcpus, iterations);
-	test_killed(nr_vcpus, iterations);
+	race_test("default VM", KVM_X86_DEFAULT_VM, &options, threads, ARRAY_SIZE(threads));
+	race_test("software-protected VM", KVM_X86_SW_PROTECTED_VM, &options, threads,
+		  ARRAY_SIZE(threads));
+	test_killed(&options);
 
 	ksft_finished();
 }
