@@ -125,7 +125,7 @@ static inline void test_vm_create(struct test_vm *tvm, uint32_t type)
 }
 
 static inline void guest_command_set(struct test_vm *tvm, enum guest_op op, uint64_t addr,
-			      uint64_t value)
+				     uint64_t value)
 {
 	*tvm->command = (struct guest_command) { op, addr, value };
 }
@@ -141,7 +141,7 @@ static inline uint64_t guest_result(struct test_vm *tvm)
 }
 
 static inline uint64_t guest_run(struct test_vm *tvm, enum guest_op op, uint64_t addr,
-			  uint64_t value)
+				 uint64_t value)
 {
 	guest_command_set(tvm, op, addr, value);
 	vcpu_run(tvm->vcpu);
@@ -199,13 +199,13 @@ FIXTURE_VARIANT_ADD(sealed, sw_protected_vm) {
 };
 
 static inline int set_slot(struct kvm_vm *vm, uint32_t slot, uint32_t flags, uint64_t gpa,
-		    uint64_t size, void *shared, int fd, uint64_t offset)
+			   uint64_t size, void *shared, int fd, uint64_t offset)
 {
 	return __vm_set_user_memory_region2(vm, slot, flags, gpa, size, shared, fd, offset);
 }
 
 static inline int add_slot(FIXTURE_DATA(sealed) *self, uint32_t slot, unsigned long page,
-		    unsigned long nr_pages)
+			   unsigned long nr_pages)
 {
 	return set_slot(self->vm, slot, KVM_MEM_GUEST_MEMFD, gpa_of(page),
 			nr_pages * PAGE_SIZE, self->shared + page * PAGE_SIZE, self->fd,
@@ -223,13 +223,13 @@ static inline uint64_t *shared_page(FIXTURE_DATA(sealed) *self, unsigned long pa
 }
 
 static inline int to_private(FIXTURE_DATA(sealed) *self, unsigned long page,
-		      unsigned long nr_pages)
+			     unsigned long nr_pages)
 {
 	return fallocate(self->fd, 0, page * PAGE_SIZE, nr_pages * PAGE_SIZE);
 }
 
 static inline int to_shared(FIXTURE_DATA(sealed) *self, unsigned long page,
-		     unsigned long nr_pages)
+			    unsigned long nr_pages)
 {
 	return fallocate(self->fd, PUNCH, page * PAGE_SIZE, nr_pages * PAGE_SIZE);
 }
