@@ -1,0 +1,51 @@
+# shellcheck shell=dash disable=SC3045,SC2034,SC2154
+# SPDX-License-Identifier: GPL-2.0-only
+# Sourced in the emulated host: a guest in which guest_secret runs, and its
+# QEMU's monitor. All talk goes through pipes in the current directory. The
+# sourcing script has give_up MESSAGE, for when there is no reply.
+
+# start OPTION...: QEMU with a guest; $megabytes are kept secret. Without the
+# TSC deadline timer: in the emulated host, it stops after a while.
+start() {
+	[ -e guest.in ] || mkfifo guest.in guest.out qmp.in qmp.out
+	exec 4<>guest.in 5<>guest.out 6<>qmp.in 7<>qmp.out
+	: >guest.log
+	/opt/qemu/qemu-system-x86_64 -L /opt/qemu -nodefaults -display none \
+		-accel kvm -cpu host,-tsc-deadline -smp 2 \
+		-kernel /opt/guest/bzImage -initrd /opt/guest/initramfs \
+		-append "console=ttyS0 quiet reboot=t run=guest_secret,$megabytes" \
+		-chardev pipe,id=guest,path=guest -serial chardev:guest \
+		-chardev pipe,id=qmp,path=qmp -mon qmp,mode=control "$@" >qemu.log 2>&1 &
+	pid=$!
+	qmp qmp_capabilities
+	hear hello
+}
+
+# qmp COMMAND [ARGUMENTS]: its reply goes to $reply
+qmp() {
+	echo "{\"execute\": \"$1\", \"arguments\": {${2-}}}" >&6
+	while read -r -t 120 reply <&7; do
+		case $reply in
+		*'"return"'*|*'"error"'*) return ;;
+		esac
+	done
+	give_up "QEMU does not reply to $1"
+}
+# number KEY: in $reply, QMP's ("KEY": 1) or HMP's (\nKEY: 1)
+number() { printf '%s\n' "$reply" | sed -n "s/.*\(\"\|\\\\n\)$1\"*: \([0-9]*\).*/\2/p"; }
+
+# ask WORD REPLY: of guest_secret, and wait for its reply, which goes to $line
+ask() {
+	echo "$1" >&4
+	hear "$2"
+}
+hear() {
+	while read -r -t 120 line <&5; do
+		line=$(echo "$line" | tr -d '\r')
+		echo "$line" >>guest.log
+		case $line in
+		"$1"*) return ;;
+		esac
+	done
+	give_up "the guest does not say $1"
+}
