@@ -1,19 +1,27 @@
 # shellcheck shell=dash disable=SC3045,SC2034,SC2154
 # SPDX-License-Identifier: GPL-2.0-only
-# Sourced in the emulated host: a guest in which guest_secret runs, and its
-# QEMU's monitor. All talk goes through pipes in the current directory. The
-# sourcing script has give_up MESSAGE, for when there is no reply.
+# Sourced in the emulated host: a guest; one in which guest_secret runs, and its
+# QEMU's monitor. All talk goes through pipes in the current directory. Who calls
+# start has give_up MESSAGE, for when there is no reply.
 
-# start OPTION...: QEMU with a guest; $megabytes are kept secret. Without the
-# TSC deadline timer: in the emulated host, it stops after a while.
+# guest COMMANDLINE OPTION...: become QEMU with a guest, COMMANDLINE is its
+# kernel's. Without the TSC deadline timer: in the emulated host, it stops after a
+# while.
+guest() {
+	local commandline=$1
+	shift
+	exec /opt/qemu/qemu-system-x86_64 -L /opt/qemu -nodefaults -display none \
+		-accel kvm -cpu host,-tsc-deadline -smp 2 \
+		-kernel /opt/guest/bzImage -initrd /opt/guest/initramfs \
+		-append "console=ttyS0 quiet $commandline" "$@"
+}
+
+# start OPTION...: a guest, of whose memory $megabytes are kept secret
 start() {
 	[ -e guest.in ] || mkfifo guest.in guest.out qmp.in qmp.out
 	exec 4<>guest.in 5<>guest.out 6<>qmp.in 7<>qmp.out
 	: >guest.log
-	/opt/qemu/qemu-system-x86_64 -L /opt/qemu -nodefaults -display none \
-		-accel kvm -cpu host,-tsc-deadline -smp 2 \
-		-kernel /opt/guest/bzImage -initrd /opt/guest/initramfs \
-		-append "console=ttyS0 quiet reboot=t run=guest_secret,$megabytes" \
+	guest "reboot=t run=guest_secret,$megabytes" \
 		-chardev pipe,id=guest,path=guest -serial chardev:guest \
 		-chardev pipe,id=qmp,path=qmp -mon qmp,mode=control "$@" >qemu.log 2>&1 &
 	pid=$!
@@ -41,7 +49,6 @@ ask() {
 }
 hear() {
 	while read -r -t 120 line <&5; do
-		line=$(echo "$line" | tr -d '\r')
 		echo "$line" >>guest.log
 		case $line in
 		"$1"*) return ;;

@@ -1,4 +1,4 @@
-# shellcheck shell=dash disable=SC3045,SC2034
+# shellcheck shell=dash disable=SC2034
 # SPDX-License-Identifier: GPL-2.0-only
 # Sourced by the tests of QEMU, in the emulated host: TAP, a guest in which
 # guest_secret runs, and its QEMU's monitor.
