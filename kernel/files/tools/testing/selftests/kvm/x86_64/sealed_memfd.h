@@ -6,25 +6,18 @@
 #ifndef SELFTEST_KVM_SEALED_MEMFD_H
 #define SELFTEST_KVM_SEALED_MEMFD_H
 
-#include <fcntl.h>
-#include <linux/falloc.h>
 #include <linux/kvm_para.h>
 #include <sys/mman.h>
 
 #include "kselftest_harness.h"
 #include "kvm_util.h"
 #include "processor.h"
+#include "sealed_memfd_util.h"
 #include "test_util.h"
 
 /* A debug kernel in an emulated host takes its time. */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT 300
-
-#ifndef F_SEAL_GUEST
-#define F_SEAL_GUEST	0x0040
-#endif
-
-#define PUNCH		(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 
 #define SLOT		10
 #define SMM_SLOT	(SLOT | 1 << 16)
@@ -161,17 +154,6 @@ static inline void guest_write(struct test_vm *tvm, uint64_t addr, uint64_t valu
 static inline uint64_t gpa_of(unsigned long page)
 {
 	return GPA + page * PAGE_SIZE;
-}
-
-static inline int new_sealed_memfd(size_t size)
-{
-	int fd = memfd_create("sealed_memfd_test", MFD_ALLOW_SEALING);
-
-	TEST_ASSERT(fd >= 0, __KVM_SYSCALL_ERROR("memfd_create()", fd));
-	TEST_ASSERT(!ftruncate(fd, size), __KVM_SYSCALL_ERROR("ftruncate()", -1));
-	TEST_ASSERT(!fcntl(fd, F_ADD_SEALS, F_SEAL_GUEST),
-		    __KVM_SYSCALL_ERROR("F_SEAL_GUEST", -1));
-	return fd;
 }
 
 /*

@@ -10,8 +10,6 @@
 #ifndef SELFTEST_KVM_SEALED_MEMFD_RACE_H
 #define SELFTEST_KVM_SEALED_MEMFD_RACE_H
 
-#include <fcntl.h>
-#include <linux/falloc.h>
 #include <linux/kvm_para.h>
 #include <linux/sizes.h>
 #include <pthread.h>
@@ -22,13 +20,8 @@
 #include "kselftest.h"
 #include "kvm_util.h"
 #include "processor.h"
+#include "sealed_memfd_util.h"
 #include "test_util.h"
-
-#ifndef F_SEAL_GUEST
-#define F_SEAL_GUEST	0x0040
-#endif
-
-#define PUNCH		(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 
 #define RACE_GPA	SZ_4G
 #define RACE_SLOT	10
@@ -164,10 +157,7 @@ static inline struct race *race_create(uint32_t type, unsigned int nr_vcpus,
 	TEST_ASSERT(race && nr_vcpus <= RACE_MAX_VCPUS, "Too much");
 	race->nr_vcpus = nr_vcpus;
 	race->vm = __vm_create_with_vcpus(shape, nr_vcpus, 64, race_guest_code, race->vcpus);
-	race->fd = memfd_create("sealed_memfd", MFD_ALLOW_SEALING);
-	TEST_ASSERT(!ftruncate(race->fd, RACE_SIZE) &&
-		    !fcntl(race->fd, F_ADD_SEALS, F_SEAL_GUEST),
-		    __KVM_SYSCALL_ERROR("F_SEAL_GUEST", -1));
+	race->fd = new_sealed_memfd(RACE_SIZE);
 	race->shared = mmap(NULL, RACE_SIZE, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	TEST_ASSERT(race->shared != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What all tests with guest-sealed memfds need. */
+#ifndef SELFTEST_KVM_SEALED_MEMFD_UTIL_H
+#define SELFTEST_KVM_SEALED_MEMFD_UTIL_H
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <sys/mman.h>
+
+#include "kvm_util.h"
+#include "test_util.h"
+
+#ifndef F_SEAL_GUEST
+#define F_SEAL_GUEST	0x0040
+#endif
+
+#define PUNCH		(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
+
+static inline int new_sealed_memfd(size_t size)
+{
+	int fd = memfd_create("sealed_memfd_test", MFD_ALLOW_SEALING);
+
+	TEST_ASSERT(fd >= 0, __KVM_SYSCALL_ERROR("memfd_create()", fd));
+	TEST_ASSERT(!ftruncate(fd, size), __KVM_SYSCALL_ERROR("ftruncate()", -1));
+	TEST_ASSERT(!fcntl(fd, F_ADD_SEALS, F_SEAL_GUEST),
+		    __KVM_SYSCALL_ERROR("F_SEAL_GUEST", -1));
+	return fd;
+}
+
+#endif /* SELFTEST_KVM_SEALED_MEMFD_UTIL_H */
