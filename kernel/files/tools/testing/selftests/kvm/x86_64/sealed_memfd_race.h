@@ -13,7 +13,6 @@
 #include <linux/kvm_para.h>
 #include <linux/sizes.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -234,14 +233,6 @@ static inline void *race_converter(void *data)
 {
 	struct race *race = data;
 	unsigned int start, nr, seed = (uintptr_t)&start;
-	struct sched_param param = { .sched_priority = 1 };
-
-	/*
-	 * vCPUs retry faults on pages that are being converted: don't let them
-	 * do so for as long as a thread has to wait for its turn.  Optional,
-	 * needs privileges.
-	 */
-	sched_setscheduler(0, SCHED_FIFO, &param);
 
 	while (!READ_ONCE(race->stop)) {
 		start = rand_r(&seed) % RACE_NR_PAGES;
