@@ -15,7 +15,7 @@ guestseal: private memory for KVM guests in sealed memfds
 
   demo          see a guest keep a secret from its host            0.5
   test          all tests, normal kernel; NAME= picks one          5
-  test-full     all tests on the debug kernel too, long stress     45
+  test-full     all tests on the debug kernel too, long stress     30
   bench         what a conversion costs, against guest_memfd       3
   lint          checkpatch, sparse, W=1, clang-format, shellcheck  3
   check         does the series apply, and export the same?        0.1
