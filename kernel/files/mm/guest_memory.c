@@ -280,6 +280,59 @@ int guest_memory_register(struct file *file, pgoff_t start, pgoff_t nr_pages,
 EXPORT_SYMBOL_GPL(guest_memory_register);
 
 /**
+ * guest_memory_register_locked - register in place of others
+ * @file: file that the caller has registered with
+ * @start: first page
+ * @nr_pages: number of pages, not 0
+ * @notifier: the user's notifier
+ *
+ * For users who divide or join ranges: what they are about to register is
+ * registered already, for the same owner and space, and they unregister that
+ * before they release the invalidate_lock.  Then no event is missed, while a
+ * GUEST_MEMORY_ERROR may be reported to both, whichever is the one in use.
+ *
+ * Context: Process context, invalidate_lock held exclusively.
+ */
+void guest_memory_register_locked(struct file *file, pgoff_t start,
+				  pgoff_t nr_pages,
+				  struct guest_memory_notifier *notifier)
+{
+	struct address_space *mapping = file->f_mapping;
+	struct guest_memory *guest = mapping_to_guest_memory(mapping);
+
+	lockdep_assert_held_write(&mapping->invalidate_lock);
+
+	notifier->node.start = start;
+	notifier->node.last = start + nr_pages - 1;
+
+	spin_lock(&guest->lock);
+	interval_tree_insert(&notifier->node, &guest->notifiers);
+	spin_unlock(&guest->lock);
+}
+EXPORT_SYMBOL_GPL(guest_memory_register_locked);
+
+/**
+ * guest_memory_unregister_locked - no longer use a range of guest memory
+ * @file: file given to guest_memory_register()
+ * @notifier: the registered notifier
+ *
+ * Context: Process context, invalidate_lock held exclusively.
+ */
+void guest_memory_unregister_locked(struct file *file,
+				    struct guest_memory_notifier *notifier)
+{
+	struct address_space *mapping = file->f_mapping;
+	struct guest_memory *guest = mapping_to_guest_memory(mapping);
+
+	lockdep_assert_held_write(&mapping->invalidate_lock);
+
+	spin_lock(&guest->lock);
+	interval_tree_remove(&notifier->node, &guest->notifiers);
+	spin_unlock(&guest->lock);
+}
+EXPORT_SYMBOL_GPL(guest_memory_unregister_locked);
+
+/**
  * guest_memory_unregister - no longer use a range of guest memory
  * @file: file given to guest_memory_register()
  * @notifier: the registered notifier
@@ -293,12 +346,9 @@ void guest_memory_unregister(struct file *file,
 			     struct guest_memory_notifier *notifier)
 {
 	struct address_space *mapping = file->f_mapping;
-	struct guest_memory *guest = mapping_to_guest_memory(mapping);
 
 	filemap_invalidate_lock(mapping);
-	spin_lock(&guest->lock);
-	interval_tree_remove(&notifier->node, &guest->notifiers);
-	spin_unlock(&guest->lock);
+	guest_memory_unregister_locked(file, notifier);
 	filemap_invalidate_unlock(mapping);
 }
 EXPORT_SYMBOL_GPL(guest_memory_unregister);
@@ -354,6 +404,29 @@ struct folio *guest_memory_get_folio(struct file *file, pgoff_t index)
 	return mapping_to_guest_memory(mapping)->ops->get_folio(mapping->host, index);
 }
 EXPORT_SYMBOL_GPL(guest_memory_get_folio);
+
+/**
+ * guest_memory_get_folio_nowait - get a page of guest memory without sleeping
+ * @file: file that the caller has registered with
+ * @index: page
+ *
+ * Unless the caller holds off changes, the page may be taken out of the file at
+ * any time.  Its memory is not freed before the reference is dropped.
+ *
+ * Context: Any but interrupt.
+ * Return: The folio with its reference count raised; ERR_PTR(-ENOENT) if the
+ *	page is not allocated, ERR_PTR(-EHWPOISON) if it is lost, ERR_PTR(-EAGAIN)
+ *	if it was never used, i.e. its content is zero but has to be made so by
+ *	guest_memory_get_folio().
+ */
+struct folio *guest_memory_get_folio_nowait(struct file *file, pgoff_t index)
+{
+	struct address_space *mapping = file->f_mapping;
+
+	return mapping_to_guest_memory(mapping)->ops->get_folio_nowait(mapping->host,
+								       index);
+}
+EXPORT_SYMBOL_GPL(guest_memory_get_folio_nowait);
 
 /**
  * guest_memory_wait - wait for the change in progress, if any, to end

@@ -2,9 +2,10 @@
 /*
  * shmem as a backing store of guest memory: memfds sealed with F_SEAL_GUEST.
  *
- * Host userspace may allocate and free the pages of a sealed memfd, and see
- * which ones there are, but never reach their content.  shmem_get_folio_gfp(),
- * which every access goes through, refuses all but the allocation done here.
+ * Host userspace may allocate and free the pages of a sealed memfd, give them
+ * their initial content, and see which ones there are, but never reach their
+ * content.  shmem_get_folio_gfp(), which every access goes through, refuses all
+ * but the allocation done here.
  *
  * Locks: guest_memory.c has the order.  Once it is done, sealing is for good and
  * so is the size, hence files with mapping_guest_memory() need no i_rwsem.
@@ -14,6 +15,7 @@
 #include <linux/highmem.h>
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
+#include <linux/uio.h>
 
 #include "shmem_guest.h"
 
@@ -79,10 +81,31 @@ static struct folio *shmem_guest_get_folio(struct inode *inode, pgoff_t index)
 	return folio;
 }
 
+static struct folio *shmem_guest_get_folio_nowait(struct inode *inode, pgoff_t index)
+{
+	struct folio *folio;
+	int ret;
+
+	folio = filemap_get_folio(inode->i_mapping, index);
+	if (IS_ERR(folio))
+		return folio;
+
+	if (folio_test_hwpoison(folio))
+		ret = -EHWPOISON;
+	else if (!folio_test_uptodate(folio))
+		ret = -EAGAIN;
+	else
+		return folio;
+
+	folio_put(folio);
+	return ERR_PTR(ret);
+}
+
 static const struct guest_memory_ops shmem_guest_ops = {
 	.page_allocated		= shmem_guest_page_allocated,
 	.range_allocated	= shmem_guest_range_allocated,
 	.get_folio		= shmem_guest_get_folio,
+	.get_folio_nowait	= shmem_guest_get_folio_nowait,
 };
 
 /* Is there any content, or any way left by which there could be some? */
@@ -144,15 +167,25 @@ unseal:
 	return ret;
 }
 
+/* The page at @start is not allocated, others may be. */
 static int shmem_guest_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
 {
+	pgoff_t index, allocated = start + 1;
 	struct folio *folio;
-	pgoff_t index;
 	int ret;
+
+	/* Often there is none, so don't look for one each time. */
+	if (allocated < end &&
+	    !xa_find(&inode->i_mapping->i_pages, &allocated, end - 1, XA_PRESENT))
+		allocated = end;
 
 	for (index = start; index < end; index++) {
 		if (fatal_signal_pending(current))
 			return -EINTR;
+
+		/* Leave alone what the guest has, it may be lost, too. */
+		if (index >= allocated && shmem_guest_page_allocated(inode, index))
+			continue;
 
 		ret = shmem_get_folio(inode, index, 0, &folio, SGP_FALLOC);
 		if (ret)
@@ -243,6 +276,154 @@ long shmem_guest_fallocate(struct file *file, int mode, loff_t offset, loff_t le
 	}
 
 	return 0;
+}
+
+/*
+ * Allocate up to @nr folios and fill them from @from.  They are not in the page
+ * cache yet, so the source may fault and sleep as it likes, and fail.  Returns
+ * how many there are in @folios, or an error if there are none.
+ */
+static int shmem_guest_fill(struct inode *inode, struct iov_iter *from,
+			    pgoff_t start, int nr, struct list_head *folios)
+{
+	gfp_t gfp = mapping_gfp_mask(inode->i_mapping);
+	struct folio *folio;
+	size_t copied;
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		if (fatal_signal_pending(current))
+			return i ?: -EINTR;
+
+		folio = shmem_alloc_folio(gfp, 0, SHMEM_I(inode), start + i);
+		if (!folio)
+			return i ?: -ENOMEM;
+
+		copied = copy_page_from_iter(&folio->page, 0, PAGE_SIZE, from);
+		if (copied < PAGE_SIZE) {
+			iov_iter_revert(from, copied);
+			folio_put(folio);
+			return i ?: -EFAULT;
+		}
+
+		flush_dcache_folio(folio);
+		__folio_mark_uptodate(folio);
+		list_add_tail(&folio->lru, folios);
+	}
+	return nr;
+}
+
+/*
+ * Add the folios to the page cache.  Returns how many were added, or an error
+ * if none.
+ */
+static int shmem_guest_add(struct inode *inode, pgoff_t start,
+			   struct list_head *folios)
+{
+	gfp_t gfp = mapping_gfp_mask(inode->i_mapping);
+	struct folio *folio;
+	int nr = 0;
+
+	while ((folio = list_first_entry_or_null(folios, struct folio, lru))) {
+		list_del(&folio->lru);
+		folio = shmem_add_new_folio(folio, gfp, inode, start + nr, NULL);
+		if (IS_ERR(folio))
+			return nr ?: PTR_ERR(folio);
+
+		/* See shmem_guest_allocate(). */
+		folio_set_dirty(folio);
+		folio_unlock(folio);
+		folio_put(folio);
+		nr++;
+	}
+	return nr;
+}
+
+/*
+ * Convert the pages of [start, next) with what @from has for them, if none up to
+ * @end is allocated.  Returns how many pages at the start were converted, or an
+ * error if none.
+ */
+static int shmem_guest_write_chunk(struct inode *inode, struct iov_iter *from,
+				   pgoff_t start, pgoff_t next, pgoff_t end)
+{
+	struct address_space *mapping = inode->i_mapping;
+	struct folio *folio, *tmp;
+	LIST_HEAD(folios);
+	int nr, ret;
+
+	nr = shmem_guest_fill(inode, from, start, next - start, &folios);
+	if (nr < 0)
+		return nr;
+
+	filemap_invalidate_lock(mapping);
+
+	if (shmem_guest_range_allocated(inode, start, end)) {
+		ret = -EEXIST;
+	} else {
+		guest_memory_begin(mapping, GUEST_MEMORY_MAP, start, start + nr);
+		ret = shmem_guest_add(inode, start, &folios);
+		guest_memory_end(mapping, GUEST_MEMORY_MAP, start, start + nr);
+	}
+
+	filemap_invalidate_unlock(mapping);
+
+	list_for_each_entry_safe(folio, tmp, &folios, lru) {
+		list_del(&folio->lru);
+		folio_put(folio);
+	}
+	iov_iter_revert(from, (size_t)(nr - max(ret, 0)) << PAGE_SHIFT);
+	return ret;
+}
+
+/**
+ * shmem_guest_write - convert shared pages to private ones with given content
+ * @iocb: where to write: a file whose inode has F_SEAL_GUEST, the position page
+ *	aligned
+ * @from: the content, a number of pages
+ *
+ * What is private already is never overwritten.  A page has all of its content
+ * when it becomes private, and becomes private only if there is that.
+ *
+ * Context: Process context, may sleep, takes the invalidate_lock; i_rwsem held
+ *	as for any write.  Page faults of the source happen without the former.
+ * Return: Number of bytes, all of them if nothing fails; if nothing was written,
+ *	-EINVAL if the range is not aligned or goes past the end of the file,
+ *	-EEXIST if part of it is allocated, -EFAULT, -ENOMEM, -ENOSPC or -EINTR.
+ */
+ssize_t shmem_guest_write(struct kiocb *iocb, struct iov_iter *from)
+{
+	struct inode *inode = file_inode(iocb->ki_filp);
+	size_t len = iov_iter_count(from);
+	pgoff_t start, next, end;
+	ssize_t written = 0;
+	int ret;
+
+	if (!PAGE_ALIGNED(iocb->ki_pos) || !PAGE_ALIGNED(len) ||
+	    iocb->ki_pos + len > i_size_read(inode))
+		return -EINVAL;
+
+	start = iocb->ki_pos >> PAGE_SHIFT;
+	end = start + (len >> PAGE_SHIFT);
+
+	/* What stops a chunk half-way is an error when it goes on from there. */
+	while (start < end) {
+		next = min(end, round_down(start, SHMEM_GUEST_CHUNK) + SHMEM_GUEST_CHUNK);
+
+		ret = shmem_guest_write_chunk(inode, from, start, next, end);
+		if (ret < 0) {
+			if (!written)
+				return ret;
+			break;
+		}
+
+		start += ret;
+		written += (ssize_t)ret << PAGE_SHIFT;
+		cond_resched();
+	}
+
+	iocb->ki_pos += written;
+	return written;
 }
 
 /**

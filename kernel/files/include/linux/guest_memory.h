@@ -28,11 +28,14 @@ enum guest_memory_event {
  * @get_folio: Get a reference on the folio at @index, zeroed if it was never
  *	used before.  May sleep.  Never allocates: -ENOENT if there is no page,
  *	-EHWPOISON if the page is lost.
+ * @get_folio_nowait: The same without sleeping: -EAGAIN if the folio was never
+ *	used before.
  */
 struct guest_memory_ops {
 	bool (*page_allocated)(struct inode *inode, pgoff_t index);
 	bool (*range_allocated)(struct inode *inode, pgoff_t start, pgoff_t end);
 	struct folio *(*get_folio)(struct inode *inode, pgoff_t index);
+	struct folio *(*get_folio_nowait)(struct inode *inode, pgoff_t index);
 };
 
 /**
@@ -93,9 +96,15 @@ int guest_memory_register(struct file *file, pgoff_t start, pgoff_t nr_pages,
 			  struct guest_memory_notifier *notifier);
 void guest_memory_unregister(struct file *file,
 			     struct guest_memory_notifier *notifier);
+void guest_memory_register_locked(struct file *file, pgoff_t start,
+				  pgoff_t nr_pages,
+				  struct guest_memory_notifier *notifier);
+void guest_memory_unregister_locked(struct file *file,
+				    struct guest_memory_notifier *notifier);
 bool guest_memory_page_allocated(struct file *file, pgoff_t index);
 bool guest_memory_range_allocated(struct file *file, pgoff_t start, pgoff_t end);
 struct folio *guest_memory_get_folio(struct file *file, pgoff_t index);
+struct folio *guest_memory_get_folio_nowait(struct file *file, pgoff_t index);
 void guest_memory_wait(struct file *file);
 #else
 static inline bool mapping_guest_memory(const struct address_space *mapping)

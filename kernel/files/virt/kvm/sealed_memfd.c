@@ -7,8 +7,9 @@
  * asks the memfd, and the memfd tells before and after pages come and go.
  *
  * The binding names its memslot by address space and id, never by pointer, as
- * memslots are replaced by copies when they are deleted or moved.  From begin
- * to end of a change the memslots are frozen, so that both find the same one.
+ * memslots are replaced by copies when they are deleted, moved or given other
+ * flags.  From begin to end of a change the memslots are frozen, so that both
+ * find the same one.
  *
  * Locks: mm/guest_memory.c has the order, in KVM's terms
  *
@@ -19,14 +20,42 @@
  * wait for kvm->srcu.
  *
  * Memslot updates wait for changes to end with slots_lock held, hence changes
- * never take it.
+ * never take it.  When memslots are replaced by others of the same memory that
+ * is done with the invalidate_lock held, too, which only keeps the file's own
+ * changes from beginning.
+ *
+ * KVM's own accesses, with kvm->srcu held like any use of a memslot, take the
+ * half that is in force:
+ *
+ * - Reads take no lock and never wait.  A private page is read with a reference
+ *   on it, i.e. what is read was there when it was looked up, and its memory
+ *   isn't anything else's yet.  A shared page is read through its hva; if there
+ *   is a private one after that, what was read does not count.  Only who asks for
+ *   one half, and finds the other, waits to see whether that is going to change.
+ *
+ * - Writes hold mmu_lock for read, and wait for a change of the page to end.  As
+ *   begin takes mmu_lock, a write is done before the page changes, or finds
+ *   the new state.  Page faults are disabled meanwhile, so pages that turn out
+ *   not to be there are faulted in between two tries.
+ *
+ * - gfn_to_pfn_caches follow either half; a change invalidates them in between.
+ *
+ * - Whoever works on a page for longer than that gets a copy of it, of which the
+ *   changes are written back, by kvm_vcpu_map_transient().  Mappings that stay,
+ *   kvm_vcpu_map(), are refused.
  *
  * References: the binding holds the file and is owned by the memslot; when the
- * memslot is moved the new one inherits it.  The memfd does not pin the VM.
+ * memslot is changed the new one inherits it.  The memfd does not pin the VM.
  */
 #include <linux/file.h>
 #include <linux/guest_memory.h>
+#include <linux/highmem.h>
 #include <linux/kvm_host.h>
+#include <linux/kvm_sealed_memfd.h>
+#include <linux/pagemap.h>
+#include <linux/sched/signal.h>
+#include <linux/uaccess.h>
+#include <trace/events/kvm.h>
 
 #include "kvm_mm.h"
 
@@ -36,6 +65,11 @@ struct kvm_sealed_memfd {
 	u16 as_id;
 	short id;
 	bool registered;
+	/* From begin to end, which find the same one, also if they overlap. */
+	struct kvm_memory_slot *slot;
+	/* Pages that are changing, if any.  Protected by mmu_lock. */
+	pgoff_t change_start;
+	pgoff_t change_end;
 };
 
 static struct kvm_sealed_memfd *to_sealed_memfd(struct guest_memory_notifier *notifier)
@@ -64,6 +98,22 @@ static struct kvm_memory_slot *kvm_sealed_memfd_slot(struct kvm_sealed_memfd *se
 	return slot && slot->gmem.sealed == sealed ? slot : NULL;
 }
 
+/*
+ * Changes of a memfd come one at a time, except for memory errors: those take
+ * pages away from where they are, but don't make them shared.
+ */
+static void kvm_sealed_memfd_set_change(struct kvm_sealed_memfd *sealed,
+					enum guest_memory_event event,
+					pgoff_t start, pgoff_t end)
+{
+	lockdep_assert_held_write(&sealed->kvm->mmu_lock);
+
+	if (event != GUEST_MEMORY_ERROR) {
+		sealed->change_start = start;
+		sealed->change_end = end;
+	}
+}
+
 static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 				   enum guest_memory_event event,
 				   pgoff_t start, pgoff_t end)
@@ -76,25 +126,51 @@ static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 	kvm_memslots_freeze(kvm);
 
 	slot = kvm_sealed_memfd_slot(sealed);
+	sealed->slot = slot;
+	if (slot) {
+		/* These know either half by the hva of the shared one. */
+		hva = __gfn_to_hva_memslot(slot, slot->base_gfn + start - slot->gmem.pgoff);
+		gfn_to_pfn_cache_invalidate_start(kvm, hva,
+						  hva + ((end - start) << PAGE_SHIFT));
+	}
+
+	KVM_MMU_LOCK(kvm);
+	kvm_sealed_memfd_set_change(sealed, event, start, end);
 	if (slot) {
 		struct kvm_gfn_range range = {
 			.slot = slot,
 			.start = slot->base_gfn + start - slot->gmem.pgoff,
 			.end = slot->base_gfn + end - slot->gmem.pgoff,
 			.may_block = event != GUEST_MEMORY_ERROR,
-			.attr_filter = KVM_FILTER_PRIVATE | KVM_FILTER_SHARED,
+			/* The half that is to go out of force. */
+			.attr_filter = event == GUEST_MEMORY_MAP ?
+				       KVM_FILTER_SHARED : KVM_FILTER_PRIVATE,
 		};
 
-		/* These know the shared half by its hva only. */
-		hva = __gfn_to_hva_memslot(slot, range.start);
-		gfn_to_pfn_cache_invalidate_start(kvm, hva,
-						  hva + ((end - start) << PAGE_SHIFT));
-
-		KVM_MMU_LOCK(kvm);
+		trace_kvm_sealed_memfd_begin(event, range.start, range.end);
 		kvm_mmu_invalidate_begin(kvm);
 		if (kvm_mmu_unmap_gfn_range(kvm, &range))
 			kvm_flush_remote_tlbs(kvm);
-		KVM_MMU_UNLOCK(kvm);
+	}
+	KVM_MMU_UNLOCK(kvm);
+}
+
+/*
+ * What the guest finds in a converted page is not what it was, even if nobody
+ * wrote it.  That goes to the bitmap only: dirty rings belong to vCPUs, and no
+ * vCPU did this.
+ */
+static void kvm_sealed_memfd_mark_dirty(struct kvm_memory_slot *slot, bool private,
+					pgoff_t start, pgoff_t end)
+{
+	gfn_t gfn = slot->base_gfn + start - slot->gmem.pgoff;
+
+	if (!slot->dirty_bitmap)
+		return;
+
+	for (; start < end; start++, gfn++) {
+		if (kvm_slot_page_is_private(slot, gfn) == private)
+			set_bit_le(gfn - slot->base_gfn, slot->dirty_bitmap);
 	}
 }
 
@@ -103,13 +179,22 @@ static void kvm_sealed_memfd_end(struct guest_memory_notifier *notifier,
 				 pgoff_t start, pgoff_t end)
 {
 	struct kvm_sealed_memfd *sealed = to_sealed_memfd(notifier);
+	struct kvm_memory_slot *slot = sealed->slot;
 	struct kvm *kvm = sealed->kvm;
 
-	if (kvm_sealed_memfd_slot(sealed)) {
-		KVM_MMU_LOCK(kvm);
+	if (slot && event != GUEST_MEMORY_ERROR)
+		kvm_sealed_memfd_mark_dirty(slot, event == GUEST_MEMORY_MAP, start, end);
+
+	KVM_MMU_LOCK(kvm);
+	kvm_sealed_memfd_set_change(sealed, event, 0, 0);
+	if (slot)
 		kvm_mmu_invalidate_end(kvm);
-		KVM_MMU_UNLOCK(kvm);
-	}
+	KVM_MMU_UNLOCK(kvm);
+
+	if (slot)
+		trace_kvm_sealed_memfd_end(event,
+					   slot->base_gfn + start - slot->gmem.pgoff,
+					   slot->base_gfn + end - slot->gmem.pgoff);
 
 	kvm_memslots_unfreeze(kvm);
 }
@@ -161,9 +246,15 @@ static int kvm_sealed_memfd_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slo
 static void kvm_sealed_memfd_unregister(struct kvm_memory_slot *slot)
 {
 	struct kvm_sealed_memfd *sealed = slot->gmem.sealed;
+	unsigned long hva = slot->userspace_addr;
 
-	if (sealed->registered)
-		guest_memory_unregister(slot->gmem.file, &sealed->notifier);
+	if (!sealed->registered)
+		return;
+
+	/* A cache that isn't used any more must not be revived as it is. */
+	gfn_to_pfn_cache_invalidate_start(sealed->kvm, hva,
+					  hva + (slot->npages << PAGE_SHIFT));
+	guest_memory_unregister(slot->gmem.file, &sealed->notifier);
 	sealed->registered = false;
 }
 
@@ -284,10 +375,10 @@ bool kvm_sealed_memfd_is_bound(struct kvm_memory_slot *slot, unsigned int fd,
 }
 
 /**
- * kvm_sealed_memfd_inherit - pass the private half on to a moved memslot
+ * kvm_sealed_memfd_inherit - pass the private half on to a changed memslot
  * @kvm: the VM
  * @old: memslot with a sealed memfd, about to be replaced by @new
- * @new: its copy at another gfn, not yet visible
+ * @new: its copy at another gfn or with other flags, not yet visible
  *
  * Context: Process context, slots_lock held.
  * Return: 0, or -EINVAL if part of @new has the private attribute.
@@ -300,6 +391,635 @@ int kvm_sealed_memfd_inherit(struct kvm *kvm, const struct kvm_memory_slot *old,
 
 	new->gmem = old->gmem;
 	return 0;
+}
+
+/*
+ * Memslots that were replaced are no longer registered, but as good as their
+ * successors, which can't go away before kvm->srcu is released.
+ */
+static bool kvm_sealed_memfd_accessible(const struct kvm_memory_slot *slot)
+{
+	bool registered = READ_ONCE(slot->gmem.sealed->registered);
+	u32 flags;
+
+	/* Pairs with smp_wmb() in kvm_hand_over_metadata(). */
+	smp_rmb();
+	flags = READ_ONCE(slot->flags);
+
+	return flags & KVM_MEMSLOT_REPLACED ||
+	       (registered && !(flags & KVM_MEMSLOT_INVALID));
+}
+
+static void __user *kvm_sealed_memfd_uaddr(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	return (void __user *)__gfn_to_hva_memslot(slot, gfn);
+}
+
+static void *kvm_sealed_memfd_kmap(const struct kvm_memory_slot *slot, gfn_t gfn,
+				   struct folio *folio)
+{
+	return kmap_local_page(folio_file_page(folio, kvm_sealed_memfd_index(slot, gfn)));
+}
+
+/*
+ * CPUs, and thus guests, expect aligned words to be accessed in one go, e.g. the
+ * entries of page tables.
+ */
+static void kvm_sealed_memfd_copy(void *to, const void *from, int len)
+{
+	switch (len) {
+	case sizeof(u16):
+		WRITE_ONCE(*(u16 *)to, READ_ONCE(*(const u16 *)from));
+		break;
+	case sizeof(u32):
+		WRITE_ONCE(*(u32 *)to, READ_ONCE(*(const u32 *)from));
+		break;
+	case sizeof(u64):
+		WRITE_ONCE(*(u64 *)to, READ_ONCE(*(const u64 *)from));
+		break;
+	default:
+		memcpy(to, from, len);
+	}
+}
+
+static int kvm_sealed_memfd_copy_from_user(void *to, const void __user *from, int len)
+{
+	switch (len) {
+	case sizeof(u16):
+		return __get_user(*(u16 *)to, (const u16 __user *)from);
+	case sizeof(u32):
+		return __get_user(*(u32 *)to, (const u32 __user *)from);
+	case sizeof(u64):
+		return __get_user(*(u64 *)to, (const u64 __user *)from);
+	default:
+		return __copy_from_user_inatomic(to, from, len) ? -EFAULT : 0;
+	}
+}
+
+static int kvm_sealed_memfd_copy_to_user(void __user *to, const void *from, int len)
+{
+	switch (len) {
+	case sizeof(u16):
+		return __put_user(*(const u16 *)from, (u16 __user *)to);
+	case sizeof(u32):
+		return __put_user(*(const u32 *)from, (u32 __user *)to);
+	case sizeof(u64):
+		return __put_user(*(const u64 *)from, (u64 __user *)to);
+	default:
+		return __copy_to_user_inatomic(to, from, len) ? -EFAULT : 0;
+	}
+}
+
+/* Returns -ENOENT if the page is shared. */
+static int kvm_sealed_memfd_read_private(const struct kvm_memory_slot *slot, gfn_t gfn,
+					 void *data, int offset, int len)
+{
+	struct folio *folio;
+	void *kaddr;
+
+	folio = guest_memory_get_folio_nowait(slot->gmem.file,
+					      kvm_sealed_memfd_index(slot, gfn));
+	if (folio == ERR_PTR(-EAGAIN)) {
+		memset(data, 0, len);
+		return 0;
+	}
+	if (IS_ERR(folio))
+		return PTR_ERR(folio);
+
+	kaddr = kvm_sealed_memfd_kmap(slot, gfn, folio);
+	kvm_sealed_memfd_copy(data, kaddr + offset, len);
+	kunmap_local(kaddr);
+	folio_put(folio);
+	return 0;
+}
+
+/* Returns -EAGAIN if the page has just become private. */
+static int kvm_sealed_memfd_read_shared(const struct kvm_memory_slot *slot, gfn_t gfn,
+					void *data, int offset, int len)
+{
+	int r;
+
+	r = kvm_sealed_memfd_copy_from_user(data,
+					    kvm_sealed_memfd_uaddr(slot, gfn) + offset,
+					    len);
+	/*
+	 * See a page that was allocated before somebody, knowing of it, wrote to
+	 * the shared half.
+	 */
+	smp_rmb();
+	return kvm_slot_page_is_private(slot, gfn) ? -EAGAIN : r;
+}
+
+/* With mmu_lock held, which from now on keeps the page in its state. */
+static bool kvm_sealed_memfd_is_changing(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	pgoff_t index = kvm_sealed_memfd_index(slot, gfn);
+	struct kvm_sealed_memfd *sealed = slot->gmem.sealed;
+	struct kvm *kvm = sealed->kvm;
+
+	lockdep_assert_held(&kvm->mmu_lock);
+
+	/* It is the successor that gets to know of changes. */
+	if (slot->flags & KVM_MEMSLOT_REPLACED)
+		sealed = __gfn_to_memslot(__kvm_memslots(kvm, slot->as_id), gfn)->gmem.sealed;
+
+	return index >= sealed->change_start && index < sealed->change_end;
+}
+
+static enum kvm_gfn_range_filter kvm_sealed_memfd_half(bool private)
+{
+	return private ? KVM_FILTER_PRIVATE : KVM_FILTER_SHARED;
+}
+
+/* Which half is in force when no change of the page is under way? */
+static enum kvm_gfn_range_filter
+kvm_sealed_memfd_settled_half(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	struct kvm *kvm = slot->gmem.sealed->kvm;
+	bool changing, private;
+
+	for (;;) {
+		read_lock(&kvm->mmu_lock);
+		changing = kvm_sealed_memfd_is_changing(slot, gfn);
+		private = kvm_slot_page_is_private(slot, gfn);
+		read_unlock(&kvm->mmu_lock);
+
+		if (!changing)
+			return kvm_sealed_memfd_half(private);
+		kvm_sealed_memfd_wait(slot);
+	}
+}
+
+/**
+ * kvm_sealed_memfd_read - read guest memory, private or shared
+ * @slot: memslot with a sealed memfd
+ * @gfn: page
+ * @data: where to copy it to
+ * @offset: where the data begin in the page
+ * @len: number of bytes, not beyond the end of the page
+ * @filter: which half is asked for, or KVM_EITHER_HALF
+ *
+ * Context: Process context, kvm->srcu held, may fault on the hva if the page is
+ *	shared, otherwise does not sleep; unless @filter is one half, then it
+ *	may sleep and takes mmu_lock.
+ * Return: 0, -EFAULT, or -EACCES if the page is of the half not asked for.
+ */
+int kvm_sealed_memfd_read(const struct kvm_memory_slot *slot, gfn_t gfn,
+			  void *data, int offset, int len,
+			  enum kvm_gfn_range_filter filter)
+{
+	enum kvm_gfn_range_filter half;
+	int r;
+
+	do {
+		if (!kvm_sealed_memfd_accessible(slot))
+			return -EFAULT;
+
+		half = KVM_FILTER_PRIVATE;
+		r = kvm_sealed_memfd_read_private(slot, gfn, data, offset, len);
+		if (r == -ENOENT) {
+			half = KVM_FILTER_SHARED;
+			r = kvm_sealed_memfd_read_shared(slot, gfn, data, offset, len);
+			if (r == -EAGAIN)
+				continue;
+		}
+
+		if (filter & half)
+			return r ? -EFAULT : 0;
+	} while (filter == KVM_EITHER_HALF ||
+		 filter & kvm_sealed_memfd_settled_half(slot, gfn));
+
+	return -EACCES;
+}
+
+/**
+ * kvm_sealed_memfd_read_atomic - read guest memory in atomic context
+ * @slot: memslot with a sealed memfd
+ * @gfn: page
+ * @data: where to copy it to
+ * @offset: where the data begin in the page
+ * @len: number of bytes, not beyond the end of the page
+ *
+ * Context: Any but interrupt, kvm->srcu held.  Fails rather than fault.
+ * Return: 0, or -EFAULT.
+ */
+int kvm_sealed_memfd_read_atomic(const struct kvm_memory_slot *slot, gfn_t gfn,
+				 void *data, int offset, int len)
+{
+	int r;
+
+	pagefault_disable();
+	r = kvm_sealed_memfd_read(slot, gfn, data, offset, len, KVM_EITHER_HALF);
+	pagefault_enable();
+	return r;
+}
+
+static int kvm_sealed_memfd_init_access(struct kvm_sealed_memfd_access *access,
+					const struct kvm_memory_slot *slot, gfn_t gfn,
+					enum kvm_gfn_range_filter filter)
+{
+	pgoff_t index = kvm_sealed_memfd_index(slot, gfn);
+	struct folio *folio;
+
+	if (!kvm_sealed_memfd_accessible(slot) || slot->flags & KVM_MEM_READONLY)
+		return -EFAULT;
+
+	if (kvm_sealed_memfd_is_changing(slot, gfn))
+		return -EBUSY;
+
+	if (!(filter & kvm_sealed_memfd_half(kvm_slot_page_is_private(slot, gfn))))
+		return -EACCES;
+
+	folio = guest_memory_get_folio_nowait(slot->gmem.file, index);
+	if (IS_ERR(folio) && folio != ERR_PTR(-ENOENT))
+		return PTR_ERR(folio);
+
+	access->slot = slot;
+	if (IS_ERR(folio)) {
+		access->folio = NULL;
+		access->kaddr = NULL;
+		access->uaddr = kvm_sealed_memfd_uaddr(slot, gfn);
+		pagefault_disable();
+	} else {
+		access->folio = folio;
+		access->kaddr = kvm_sealed_memfd_kmap(slot, gfn, folio);
+		access->uaddr = NULL;
+	}
+	return 0;
+}
+
+/**
+ * kvm_sealed_memfd_begin_access - hold a page in its state, to write to it
+ * @access: filled in
+ * @slot: memslot with a sealed memfd
+ * @gfn: page
+ * @filter: which half is asked for, or KVM_EITHER_HALF
+ *
+ * What is written until kvm_sealed_memfd_end_access(), in atomic context, is
+ * written to the half that is in force.  If writing to the shared one fails, try
+ * again after kvm_sealed_memfd_fault_in().
+ *
+ * Context: Process context, kvm->srcu held, may sleep.  On success mmu_lock is
+ *	held for read.
+ * Return: 0, -EFAULT, or -EACCES if the page is of the half not asked for.
+ */
+int kvm_sealed_memfd_begin_access(struct kvm_sealed_memfd_access *access,
+				  const struct kvm_memory_slot *slot, gfn_t gfn,
+				  enum kvm_gfn_range_filter filter)
+{
+	struct kvm *kvm = slot->gmem.sealed->kvm;
+	struct folio *folio;
+	int r;
+
+	might_sleep();
+
+	for (;;) {
+		read_lock(&kvm->mmu_lock);
+		r = kvm_sealed_memfd_init_access(access, slot, gfn, filter);
+		if (!r) {
+			/* Not really, but until kvm_sealed_memfd_end_access(). */
+			__release(&kvm->mmu_lock);
+			return 0;
+		}
+		read_unlock(&kvm->mmu_lock);
+
+		switch (r) {
+		case -EBUSY:
+			kvm_sealed_memfd_wait(slot);
+			break;
+		case -EAGAIN:
+			/* This zeroes it, or next time will tell. */
+			folio = guest_memory_get_folio(slot->gmem.file,
+						       kvm_sealed_memfd_index(slot, gfn));
+			if (!IS_ERR(folio))
+				folio_put(folio);
+			break;
+		case -EACCES:
+			return r;
+		default:
+			return -EFAULT;
+		}
+	}
+}
+
+/**
+ * kvm_sealed_memfd_try_begin_access - hold a page in its state, or give up
+ * @access: filled in
+ * @slot: memslot with a sealed memfd
+ * @gfn: page
+ *
+ * The same as kvm_sealed_memfd_begin_access() without waiting for anything.
+ *
+ * Context: Any but interrupt, kvm->srcu held, other locks may be, too.  On
+ *	success mmu_lock is held for read.
+ * Return: 0, or a negative value if that isn't possible, or not now.
+ */
+int kvm_sealed_memfd_try_begin_access(struct kvm_sealed_memfd_access *access,
+				      const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	struct kvm *kvm = slot->gmem.sealed->kvm;
+	int r;
+
+	if (!read_trylock(&kvm->mmu_lock))
+		return -EBUSY;
+
+	r = kvm_sealed_memfd_init_access(access, slot, gfn, KVM_EITHER_HALF);
+	if (r)
+		read_unlock(&kvm->mmu_lock);
+	else
+		__release(&kvm->mmu_lock);
+	return r;
+}
+
+/**
+ * kvm_sealed_memfd_end_access - let the state of a page change again
+ * @access: as filled in by kvm_sealed_memfd_begin_access()
+ *
+ * Context: As left by kvm_sealed_memfd_begin_access(); mmu_lock is released.
+ */
+void kvm_sealed_memfd_end_access(struct kvm_sealed_memfd_access *access)
+{
+	struct kvm *kvm = access->slot->gmem.sealed->kvm;
+
+	if (access->kaddr)
+		kunmap_local(access->kaddr);
+	else
+		pagefault_enable();
+
+	/* Not the last reference: as yet the file can't have dropped its own. */
+	if (access->folio)
+		folio_put(access->folio);
+
+	__acquire(&kvm->mmu_lock);
+	read_unlock(&kvm->mmu_lock);
+}
+
+/**
+ * kvm_sealed_memfd_fault_in - make an access possible that failed
+ * @access: after kvm_sealed_memfd_end_access()
+ * @offset: where the data begin in the page
+ * @len: number of bytes
+ *
+ * Context: Process context, may sleep.
+ * Return: true if the access should be tried again.
+ */
+bool kvm_sealed_memfd_fault_in(struct kvm_sealed_memfd_access *access,
+			       int offset, int len)
+{
+	return !access->kaddr && !fatal_signal_pending(current) &&
+	       !fault_in_safe_writeable(access->uaddr + offset, len);
+}
+
+/**
+ * kvm_sealed_memfd_get - read from a page that is held in its state
+ * @access: between begin and end
+ * @data: where to copy it to
+ * @offset: where the data begin in the page
+ * @len: number of bytes, not beyond the end of the page
+ *
+ * Context: Any.
+ * Return: 0, or -EFAULT; never the latter if @access->kaddr is set.
+ */
+int kvm_sealed_memfd_get(const struct kvm_sealed_memfd_access *access,
+			 void *data, int offset, int len)
+{
+	if (!access->kaddr)
+		return kvm_sealed_memfd_copy_from_user(data, access->uaddr + offset, len);
+
+	kvm_sealed_memfd_copy(data, access->kaddr + offset, len);
+	return 0;
+}
+
+/**
+ * kvm_sealed_memfd_put - write to a page that is held in its state
+ * @access: between begin and end
+ * @data: what to write
+ * @offset: where the data begin in the page
+ * @len: number of bytes, not beyond the end of the page
+ *
+ * Context: Any.
+ * Return: 0, or -EFAULT; never the latter if @access->kaddr is set.
+ */
+int kvm_sealed_memfd_put(const struct kvm_sealed_memfd_access *access,
+			 const void *data, int offset, int len)
+{
+	if (!access->kaddr)
+		return kvm_sealed_memfd_copy_to_user(access->uaddr + offset, data, len);
+
+	kvm_sealed_memfd_copy(access->kaddr + offset, data, len);
+	return 0;
+}
+
+/**
+ * kvm_sealed_memfd_write - write guest memory, private or shared
+ * @slot: memslot with a sealed memfd
+ * @gfn: page
+ * @data: what to write
+ * @offset: where the data begin in the page
+ * @len: number of bytes, not beyond the end of the page
+ * @filter: which half is asked for, or KVM_EITHER_HALF
+ *
+ * Context: Process context, kvm->srcu held, may sleep, takes mmu_lock.
+ * Return: 0, -EFAULT, or -EACCES if the page is of the half not asked for.
+ */
+int kvm_sealed_memfd_write(const struct kvm_memory_slot *slot, gfn_t gfn,
+			   const void *data, int offset, int len,
+			   enum kvm_gfn_range_filter filter)
+{
+	struct kvm_sealed_memfd_access access;
+	int r;
+
+	do {
+		r = kvm_sealed_memfd_begin_access(&access, slot, gfn, filter);
+		if (r)
+			return r;
+		r = kvm_sealed_memfd_put(&access, data, offset, len);
+		kvm_sealed_memfd_end_access(&access);
+	} while (r && kvm_sealed_memfd_fault_in(&access, offset, len));
+
+	return r;
+}
+
+/**
+ * kvm_sealed_memfd_map_copy - get a copy of a page to work on
+ * @slot: memslot with a sealed memfd
+ * @gfn: page
+ * @map: filled in
+ *
+ * Context: Process context, kvm->srcu held until kvm_sealed_memfd_unmap_copy(),
+ *	may sleep.
+ * Return: 0, -ENOMEM, or -EINVAL if the page can't be read.
+ */
+int kvm_sealed_memfd_map_copy(struct kvm_memory_slot *slot, gfn_t gfn,
+			      struct kvm_host_map *map)
+{
+	void *copy;
+
+	/* One to work on, and one to see what has changed. */
+	copy = kmalloc(2 * PAGE_SIZE, GFP_KERNEL_ACCOUNT);
+	if (!copy)
+		return -ENOMEM;
+
+	if (kvm_sealed_memfd_read(slot, gfn, copy, 0, PAGE_SIZE, KVM_EITHER_HALF)) {
+		kfree(copy);
+		return -EINVAL;
+	}
+	memcpy(copy + PAGE_SIZE, copy, PAGE_SIZE);
+
+	map->page = KVM_UNMAPPED_PAGE;
+	map->pfn = KVM_PFN_ERR_FAULT;
+	map->hva = copy;
+	map->gfn = gfn;
+	map->slot = slot;
+	return 0;
+}
+
+/*
+ * Others may work on the same page: leave alone what has not changed.  And don't
+ * have one part in the private half and one in the shared: write all at once.
+ */
+static int kvm_sealed_memfd_write_changes(const struct kvm_host_map *map)
+{
+	const void *new = map->hva, *old = map->hva + PAGE_SIZE;
+	struct kvm_sealed_memfd_access access;
+	int r, i;
+
+	do {
+		r = kvm_sealed_memfd_begin_access(&access, map->slot, map->gfn,
+						  KVM_EITHER_HALF);
+		if (r)
+			return r;
+		for (i = 0; i < PAGE_SIZE && !r; i += sizeof(u64)) {
+			if (memcmp(new + i, old + i, sizeof(u64)))
+				r = kvm_sealed_memfd_put(&access, new + i, i, sizeof(u64));
+		}
+		kvm_sealed_memfd_end_access(&access);
+	} while (r && kvm_sealed_memfd_fault_in(&access, 0, PAGE_SIZE));
+
+	return r;
+}
+
+/**
+ * kvm_sealed_memfd_unmap_copy - be done with the copy of a page
+ * @kvm: the VM
+ * @map: as filled in by kvm_sealed_memfd_map_copy()
+ * @dirty: whether to write changes back
+ *
+ * It's too late to fail: if changes can't be written back, because the page is
+ * lost to a memory error or the shared half is unmapped, the VM is dead.
+ *
+ * Context: Process context, kvm->srcu held, may sleep, takes mmu_lock.
+ */
+void kvm_sealed_memfd_unmap_copy(struct kvm *kvm, struct kvm_host_map *map,
+				 bool dirty)
+{
+	if (dirty) {
+		if (kvm_sealed_memfd_write_changes(map))
+			kvm_vm_dead(kvm);
+		else
+			mark_page_dirty_in_slot(kvm, map->slot, map->gfn);
+	}
+
+	kfree(map->hva);
+	map->hva = NULL;
+	map->slot = NULL;
+}
+
+/**
+ * kvm_sealed_memfd_prepare_replace - give a memslot a binding of its own
+ * @old: memslot with a sealed memfd, has the first page of @new
+ * @new: memslot that is about to replace @old, or part of it, not yet visible
+ *
+ * Until kvm_sealed_memfd_start_replace() the memfd knows nothing of it.
+ *
+ * Context: Process context, slots_lock held.
+ * Return: 0, or -ENOMEM.
+ */
+int kvm_sealed_memfd_prepare_replace(const struct kvm_memory_slot *old,
+				     struct kvm_memory_slot *new)
+{
+	struct kvm_sealed_memfd *sealed;
+
+	sealed = kmemdup(old->gmem.sealed, sizeof(*sealed), GFP_KERNEL_ACCOUNT);
+	if (!sealed)
+		return -ENOMEM;
+
+	sealed->id = new->id;
+	sealed->registered = false;
+
+	new->gmem = old->gmem;
+	new->gmem.file = get_file(old->gmem.file);
+	new->gmem.pgoff = kvm_sealed_memfd_index(old, new->base_gfn);
+	new->gmem.sealed = sealed;
+	return 0;
+}
+
+/**
+ * kvm_sealed_memfd_can_merge - does one private half continue another one?
+ * @slot: memslot with a sealed memfd
+ * @next: memslot with a sealed memfd
+ *
+ * Context: Process context, slots_lock held.
+ * Return: true if @next is bound to the pages of the same file that come after
+ *	those of @slot.
+ */
+bool kvm_sealed_memfd_can_merge(const struct kvm_memory_slot *slot,
+				const struct kvm_memory_slot *next)
+{
+	return file_inode(slot->gmem.file) == file_inode(next->gmem.file) &&
+	       slot->gmem.pgoff + slot->npages == next->gmem.pgoff;
+}
+
+/**
+ * kvm_sealed_memfd_start_replace - hold off conversions to replace memslots
+ * @new: the new memslots, prepared and not yet visible
+ * @nr_new: how many there are
+ *
+ * From here on until the memslots are swapped the file's events reach the old
+ * ones, and from then on the new ones.
+ *
+ * Context: Process context, slots_lock held.  Returns with the invalidate_lock
+ *	of the file held.
+ */
+void kvm_sealed_memfd_start_replace(struct kvm_memory_slot **new, int nr_new)
+{
+	struct file *file = new[0]->gmem.file;
+	int i;
+
+	filemap_invalidate_lock(file->f_mapping);
+
+	for (i = 0; i < nr_new; i++) {
+		struct kvm_sealed_memfd *sealed = new[i]->gmem.sealed;
+
+		guest_memory_register_locked(file, new[i]->gmem.pgoff,
+					     new[i]->npages, &sealed->notifier);
+		sealed->registered = true;
+	}
+}
+
+/**
+ * kvm_sealed_memfd_finish_replace - let conversions go on with new memslots
+ * @old: the memslots that were replaced
+ * @nr_old: how many there are
+ *
+ * Must not wait for kvm->srcu in between, see above.
+ *
+ * Context: Process context, slots_lock held, and the invalidate_lock since
+ *	kvm_sealed_memfd_start_replace().  Releases the latter.
+ */
+void kvm_sealed_memfd_finish_replace(struct kvm_memory_slot **old, int nr_old)
+{
+	struct file *file = old[0]->gmem.file;
+	int i;
+
+	for (i = 0; i < nr_old; i++) {
+		struct kvm_sealed_memfd *sealed = old[i]->gmem.sealed;
+
+		guest_memory_unregister_locked(file, &sealed->notifier);
+		WRITE_ONCE(sealed->registered, false);
+	}
+
+	filemap_invalidate_unlock(file->f_mapping);
 }
 
 /**
@@ -315,13 +1035,15 @@ int kvm_sealed_memfd_inherit(struct kvm *kvm, const struct kvm_memory_slot *old,
 void kvm_sealed_memfd_destroy_vm(struct kvm *kvm)
 {
 	struct kvm_memory_slot *slot;
-	int as_id, bkt;
+	int as_id, bkt, idx;
 
 	/* Nothing was ever bound. */
 	if (!kvm->sealed_memfd_owner)
 		return;
 
+	idx = srcu_read_lock(&kvm->srcu);
 	kvm_arch_flush_shadow_all(kvm);
+	srcu_read_unlock(&kvm->srcu, idx);
 
 	for (as_id = 0; as_id < kvm_arch_nr_memslot_as_ids(kvm); as_id++) {
 		kvm_for_each_memslot(slot, bkt, __kvm_memslots(kvm, as_id)) {

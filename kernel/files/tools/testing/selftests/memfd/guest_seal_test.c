@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * F_SEAL_GUEST: a memfd whose pages host userspace may allocate and free, but
- * never read, write or map.
+ * F_SEAL_GUEST: a memfd whose pages host userspace may allocate, with content or
+ * without, and free, but never read, overwrite or map.
  *
  * The content of a page is out of reach by definition, so what is tested here
  * is that every way to it is refused and that nothing changes on the way.
@@ -472,6 +472,7 @@ FIXTURE(sealed)
 	char *buf;
 	struct iovec iov;
 	int pipe[2];
+	/* 0 for holes, which can be given content. */
 	int write_errno;
 };
 
@@ -521,7 +522,10 @@ FIXTURE_SETUP(sealed)
 
 	self->fd = variant->flags < 0 ? self->memfd : reopen(self->memfd, variant->flags);
 	ASSERT_LE(0, self->fd);
-	self->write_errno = variant->flags == O_RDONLY ? EBADF : EPERM;
+	if (variant->flags == O_RDONLY)
+		self->write_errno = EBADF;
+	else if (variant->page == ALLOCATED_PAGE)
+		self->write_errno = EEXIST;
 	self->offset = variant->page * page_size;
 	ASSERT_EQ(self->offset, lseek(self->fd, self->offset, SEEK_SET));
 
@@ -546,6 +550,30 @@ FIXTURE_TEARDOWN(sealed)
 	EXPECT_EQ(ALLOCATED, allocated_pages(self->memfd));
 	EXPECT_EQ(__builtin_popcountl(ALLOCATED), nr_allocated(self->memfd));
 }
+
+/* A page was written to the hole, and nowhere else: undo that. */
+static bool undo_write(FIXTURE_DATA(sealed) *self)
+{
+	off_t position = lseek(self->memfd, 0, SEEK_CUR);
+
+	return allocated_pages(self->memfd) == (ALLOCATED | 1UL << HOLE) &&
+		!fallocate(self->memfd, PUNCH, HOLE * page_size, page_size) &&
+		lseek(self->memfd, position, SEEK_SET) == position;
+}
+
+#define EXPECT_WRITE(_call)						\
+do {									\
+	long _ret = (long)(_call);					\
+	int _err = errno;						\
+									\
+	if (self->write_errno) {					\
+		EXPECT_EQ(-1, _ret);					\
+		EXPECT_EQ(self->write_errno, _err);			\
+	} else {							\
+		EXPECT_EQ(page_size, _ret);				\
+		EXPECT_TRUE(undo_write(self));				\
+	}								\
+} while (0)
 
 TEST_F(sealed, read)
 {
@@ -573,26 +601,65 @@ TEST_F(sealed, preadv2)
 
 TEST_F(sealed, write)
 {
-	EXPECT_REFUSED(self->write_errno, write(self->fd, self->buf, page_size));
-	EXPECT_EQ(self->offset, lseek(self->fd, 0, SEEK_CUR));
+	off_t end = self->offset + (self->write_errno ? 0 : page_size);
+
+	EXPECT_WRITE(write(self->fd, self->buf, page_size));
+	EXPECT_EQ(end, lseek(self->fd, 0, SEEK_CUR));
 }
 
 TEST_F(sealed, pwrite)
 {
-	EXPECT_REFUSED(self->write_errno,
-		       pwrite(self->fd, self->buf, page_size, self->offset));
-	EXPECT_REFUSED(self->write_errno, pwrite(self->fd, self->buf, 1, self->offset + 7));
-	EXPECT_REFUSED(self->write_errno,
-		       pwrite(self->fd, self->buf, 1, NR_PAGES * page_size));
+	EXPECT_WRITE(pwrite(self->fd, self->buf, page_size, self->offset));
+	EXPECT_EQ(self->offset, lseek(self->fd, 0, SEEK_CUR));
+}
+
+TEST_F(sealed, write_wrong_range)
+{
+	const off_t size = NR_PAGES * page_size;
+	int err = variant->flags == O_RDONLY ? EBADF : EINVAL;
+
+	EXPECT_REFUSED(err, pwrite(self->fd, self->buf, 1, self->offset));
+	EXPECT_REFUSED(err, pwrite(self->fd, self->buf, 1, self->offset + 7));
+	EXPECT_REFUSED(err, pwrite(self->fd, self->buf, page_size - 1, self->offset));
+	EXPECT_REFUSED(err, pwrite(self->fd, self->buf, page_size, self->offset + 1));
+	EXPECT_REFUSED(err, pwrite(self->fd, self->buf, page_size, size));
+	EXPECT_REFUSED(err, pwrite(self->fd, self->buf, page_size, size + page_size));
+	EXPECT_REFUSED(err, pwrite(self->fd, self->buf, 1, size));
 }
 
 TEST_F(sealed, writev)
 {
-	EXPECT_REFUSED(self->write_errno, writev(self->fd, &self->iov, 1));
-	EXPECT_REFUSED(self->write_errno,
-		       pwritev(self->fd, &self->iov, 1, self->offset));
-	EXPECT_REFUSED(self->write_errno,
-		       pwritev2(self->fd, &self->iov, 1, self->offset, RWF_DSYNC));
+	EXPECT_WRITE(writev(self->fd, &self->iov, 1));
+	EXPECT_WRITE(pwritev(self->fd, &self->iov, 1, self->offset));
+	EXPECT_WRITE(pwritev2(self->fd, &self->iov, 1, self->offset, RWF_DSYNC));
+	EXPECT_WRITE(pwritev2(self->fd, &self->iov, 1, self->offset, RWF_HIPRI));
+}
+
+/* Pages in parts, none of which is one. */
+TEST_F(sealed, writev_parts)
+{
+	struct iovec iov[] = {
+		{ self->buf, 1 },
+		{ self->buf + 1, page_size / 2 },
+		{ NULL, 0 },
+		{ self->buf, page_size / 2 - 1 },
+	};
+
+	EXPECT_WRITE(pwritev(self->fd, iov, ARRAY_SIZE(iov), self->offset));
+	iov[0].iov_len = 0;
+	EXPECT_REFUSED(variant->flags == O_RDONLY ? EBADF : EINVAL,
+		       pwritev(self->fd, iov, ARRAY_SIZE(iov), self->offset));
+}
+
+TEST_F(sealed, write_flags)
+{
+	if (variant->flags == O_RDONLY)
+		return;
+
+	EXPECT_REFUSED(EOPNOTSUPP,
+		       pwritev2(self->fd, &self->iov, 1, self->offset, RWF_NOWAIT));
+	/* The end of the file is where no page is. */
+	EXPECT_REFUSED(EINVAL, pwritev2(self->fd, &self->iov, 1, self->offset, RWF_APPEND));
 }
 
 TEST_F(sealed, append)
@@ -604,7 +671,8 @@ TEST_F(sealed, append)
 
 	fd = reopen(self->memfd, O_RDWR | O_APPEND);
 	ASSERT_LE(0, fd);
-	EXPECT_REFUSED(EPERM, write(fd, self->buf, page_size));
+	EXPECT_REFUSED(EINVAL, write(fd, self->buf, page_size));
+	EXPECT_REFUSED(EINVAL, pwrite(fd, self->buf, page_size, self->offset));
 	close(fd);
 }
 
@@ -623,10 +691,11 @@ TEST_F(sealed, splice_to)
 	loff_t offset = self->offset;
 
 	ASSERT_EQ(page_size, write(self->pipe[1], self->buf, page_size));
-	EXPECT_REFUSED(self->write_errno,
-		       splice(self->pipe[0], NULL, self->fd, &offset, page_size, 0));
-	EXPECT_EQ(self->offset, offset);
-	ASSERT_EQ(page_size, read(self->pipe[0], self->buf, page_size));
+	EXPECT_WRITE(splice(self->pipe[0], NULL, self->fd, &offset, page_size, 0));
+	if (self->write_errno) {
+		EXPECT_EQ(self->offset, offset);
+		ASSERT_EQ(page_size, read(self->pipe[0], self->buf, page_size));
+	}
 }
 
 TEST_F(sealed, vmsplice_to)
@@ -635,11 +704,12 @@ TEST_F(sealed, vmsplice_to)
 
 	/* A page given away might replace the file's. */
 	ASSERT_EQ(page_size, vmsplice(self->pipe[1], &self->iov, 1, SPLICE_F_GIFT));
-	EXPECT_REFUSED(self->write_errno,
-		       splice(self->pipe[0], NULL, self->fd, &offset, page_size,
-			      SPLICE_F_MOVE));
-	EXPECT_EQ(self->offset, offset);
-	ASSERT_EQ(page_size, read(self->pipe[0], self->buf, page_size));
+	EXPECT_WRITE(splice(self->pipe[0], NULL, self->fd, &offset, page_size,
+			    SPLICE_F_MOVE));
+	if (self->write_errno) {
+		EXPECT_EQ(self->offset, offset);
+		ASSERT_EQ(page_size, read(self->pipe[0], self->buf, page_size));
+	}
 }
 
 TEST_F(sealed, sendfile_from)
@@ -662,7 +732,7 @@ TEST_F(sealed, sendfile_to)
 	off_t offset = 0;
 
 	ASSERT_LE(0, source);
-	EXPECT_REFUSED(self->write_errno, sendfile(self->fd, source, &offset, page_size));
+	EXPECT_WRITE(sendfile(self->fd, source, &offset, page_size));
 	close(source);
 }
 
@@ -685,8 +755,7 @@ TEST_F(sealed, copy_file_range_to)
 
 	ASSERT_LE(0, source);
 	ASSERT_EQ(page_size, pwrite(source, self->buf, page_size, 0));
-	EXPECT_REFUSED(self->write_errno,
-		       copy_file_range(source, &from, self->fd, &to, page_size, 0));
+	EXPECT_WRITE(copy_file_range(source, &from, self->fd, &to, page_size, 0));
 	close(source);
 }
 
@@ -694,7 +763,8 @@ TEST_F(sealed, copy_file_range_within)
 {
 	loff_t from = self->offset, to = 0;
 
-	EXPECT_REFUSED(self->write_errno,
+	/* It comes to nothing as soon as it wants to read. */
+	EXPECT_REFUSED(variant->flags == O_RDONLY ? EBADF : EPERM,
 		       copy_file_range(self->fd, &from, self->fd, &to, page_size, 0));
 }
 
@@ -764,6 +834,16 @@ static int uring_do(struct uring *uring, int op, int fd, void *buf, size_t len,
 	return ret;
 }
 
+/* As system calls have it. */
+static long uring_call(struct uring *uring, int op, int fd, void *buf, size_t len,
+		       off_t offset)
+{
+	int ret = uring_do(uring, op, fd, buf, len, offset);
+
+	errno = ret < 0 ? -ret : 0;
+	return ret < 0 ? -1 : ret;
+}
+
 TEST_F(sealed, io_uring)
 {
 	struct uring uring;
@@ -773,12 +853,12 @@ TEST_F(sealed, io_uring)
 
 	EXPECT_EQ(-EPERM, uring_do(&uring, IORING_OP_READ, self->fd, self->buf,
 				   page_size, self->offset));
-	EXPECT_EQ(-self->write_errno, uring_do(&uring, IORING_OP_WRITE, self->fd,
-					       self->buf, page_size, self->offset));
+	EXPECT_WRITE(uring_call(&uring, IORING_OP_WRITE, self->fd, self->buf, page_size,
+				self->offset));
 	EXPECT_EQ(-EPERM, uring_do(&uring, IORING_OP_READV, self->fd, &self->iov, 1,
 				   self->offset));
-	EXPECT_EQ(-self->write_errno, uring_do(&uring, IORING_OP_WRITEV, self->fd,
-					       &self->iov, 1, self->offset));
+	EXPECT_WRITE(uring_call(&uring, IORING_OP_WRITEV, self->fd, &self->iov, 1,
+				self->offset));
 }
 
 TEST_F(sealed, io_uring_fixed)
@@ -792,8 +872,8 @@ TEST_F(sealed, io_uring_fixed)
 			     &self->iov, 1));
 	EXPECT_EQ(-EPERM, uring_do(&uring, IORING_OP_READ_FIXED, self->fd, self->buf,
 				   page_size, self->offset));
-	EXPECT_EQ(-self->write_errno, uring_do(&uring, IORING_OP_WRITE_FIXED, self->fd,
-					       self->buf, page_size, self->offset));
+	EXPECT_WRITE(uring_call(&uring, IORING_OP_WRITE_FIXED, self->fd, self->buf,
+				page_size, self->offset));
 }
 
 static long aio_do(int op, int fd, void *buf, size_t len, off_t offset)
@@ -829,8 +909,9 @@ TEST_F(sealed, aio)
 		SKIP(return, "no AIO");
 
 	EXPECT_EQ(-EPERM, ret);
-	EXPECT_EQ(-self->write_errno, aio_do(IOCB_CMD_PWRITE, self->fd, self->buf,
-					     page_size, self->offset));
+	ret = aio_do(IOCB_CMD_PWRITE, self->fd, self->buf, page_size, self->offset);
+	errno = ret < 0 ? -ret : 0;
+	EXPECT_WRITE(ret < 0 ? -1 : ret);
 }
 
 TEST_F(sealed, mmap)
@@ -882,7 +963,12 @@ TEST_F(sealed, direct_io)
 	if (fd < 0)
 		return;
 	EXPECT_REFUSED(EPERM, pread(fd, self->buf, page_size, self->offset));
-	EXPECT_REFUSED(EPERM, pwrite(fd, self->buf, page_size, self->offset));
+	if (variant->page == ALLOCATED_PAGE) {
+		EXPECT_REFUSED(EEXIST, pwrite(fd, self->buf, page_size, self->offset));
+	} else {
+		EXPECT_EQ(page_size, pwrite(fd, self->buf, page_size, self->offset));
+		EXPECT_TRUE(undo_write(self));
+	}
 	close(fd);
 }
 
@@ -1048,7 +1134,13 @@ static void loop_test(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *s
 	EXPECT_REFUSED(EIO, pread(fd, self->buf, page_size, self->offset));
 	/* The error of a write comes with the flush. */
 	written = pwrite(fd, self->buf, page_size, self->offset);
-	EXPECT_TRUE(written != (ssize_t)page_size || fsync(fd));
+	if (self->write_errno) {
+		EXPECT_TRUE(written != (ssize_t)page_size || fsync(fd));
+	} else {
+		EXPECT_EQ(page_size, written);
+		EXPECT_EQ(0, fsync(fd));
+		EXPECT_TRUE(undo_write(self));
+	}
 	ioctl(fd, LOOP_CLR_FD, 0);
 	close(fd);
 }
@@ -1285,6 +1377,213 @@ TEST_F(alloc, killed)
 }
 
 /*
+ * write(), which allocates with content.  That the content is right is for KVM
+ * to see; here it's about which pages there are.
+ */
+#define WRITE_PAGES		1536	/* three chunks */
+
+FIXTURE(write)
+{
+	int fd;
+	size_t size;
+	char *buf;
+};
+
+FIXTURE_SETUP(write)
+{
+	if (!has_guest_seal())
+		SKIP(return, "F_SEAL_GUEST is not supported");
+
+	self->size = WRITE_PAGES * page_size;
+	self->fd = new_sealed_memfd(self->size);
+	ASSERT_LE(0, self->fd);
+	self->buf = mmap(NULL, self->size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, self->buf);
+}
+
+FIXTURE_TEARDOWN(write)
+{
+	EXPECT_EQ(SEALED, fcntl(self->fd, F_GET_SEALS));
+	munmap(self->buf, self->size);
+	close(self->fd);
+}
+
+/* Are the pages of [start, end) allocated, and no others? */
+static bool only_allocated(int fd, off_t start, off_t end)
+{
+	off_t position = lseek(fd, 0, SEEK_CUR);
+
+	return lseek(fd, 0, SEEK_DATA) == start && lseek(fd, start, SEEK_HOLE) == end &&
+		nr_allocated(fd) == (end - start) / page_size &&
+		lseek(fd, position, SEEK_SET) == position;
+}
+
+TEST_F(write, all)
+{
+	EXPECT_EQ(self->size, write(self->fd, self->buf, self->size));
+	EXPECT_TRUE(only_allocated(self->fd, 0, self->size));
+	EXPECT_EQ(self->size, lseek(self->fd, 0, SEEK_CUR));
+	/* Twice is once too often. */
+	EXPECT_REFUSED(EEXIST, pwrite(self->fd, self->buf, self->size, 0));
+	EXPECT_EQ(0, fallocate(self->fd, PUNCH, 0, self->size));
+	EXPECT_EQ(0, nr_allocated(self->fd));
+}
+
+TEST_F(write, nothing)
+{
+	EXPECT_EQ(0, pwrite(self->fd, self->buf, 0, 0));
+	EXPECT_EQ(0, pwrite(self->fd, self->buf, 0, 7));
+	EXPECT_EQ(0, nr_allocated(self->fd));
+}
+
+TEST_F(write, exactly_what_is_asked_for)
+{
+	static const struct { unsigned long start, nr; } ranges[] = {
+		{ 1, 1 }, { 511, 2 }, { 513, 510 }, { 1023, 1 }, { 1024, 512 },
+		{ 3, 1027 },
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(ranges); i++) {
+		off_t start = ranges[i].start * page_size, len = ranges[i].nr * page_size;
+
+		EXPECT_EQ(len, pwrite(self->fd, self->buf, len, start));
+		EXPECT_TRUE(only_allocated(self->fd, start, start + len)) {
+			TH_LOG("%lu pages from %lu on", ranges[i].nr, ranges[i].start);
+		}
+		ASSERT_EQ(0, fallocate(self->fd, PUNCH, start, len));
+	}
+}
+
+TEST_F(write, past_the_end)
+{
+	EXPECT_REFUSED(EINVAL, pwrite(self->fd, self->buf, self->size, page_size));
+	EXPECT_REFUSED(EINVAL, pwrite(self->fd, self->buf, 2 * page_size,
+				      self->size - page_size));
+	EXPECT_EQ(0, nr_allocated(self->fd));
+}
+
+TEST_F(write, some_allocated)
+{
+	static const unsigned long pages[] = { 0, 1, 511, 512, 1000, WRITE_PAGES - 1 };
+	unsigned int i;
+
+	/* Wherever it is, nothing is done. */
+	for (i = 0; i < ARRAY_SIZE(pages); i++) {
+		off_t offset = pages[i] * page_size;
+
+		ASSERT_EQ(0, fallocate(self->fd, 0, offset, page_size));
+		EXPECT_REFUSED(EEXIST, pwrite(self->fd, self->buf, self->size, 0));
+		EXPECT_TRUE(only_allocated(self->fd, offset, offset + page_size));
+		ASSERT_EQ(0, fallocate(self->fd, PUNCH, offset, page_size));
+	}
+}
+
+TEST_F(write, bad_source)
+{
+	static const unsigned long pages[] = { 1, 3, 511, 512, 1000, WRITE_PAGES - 1 };
+	unsigned int i;
+
+	EXPECT_REFUSED(EFAULT, pwrite(self->fd, NULL, page_size, 0));
+	EXPECT_REFUSED(EFAULT, pwrite(self->fd, (void *)-page_size, page_size, 0));
+	ASSERT_EQ(0, munmap(self->buf + WRITE_PAGES / 2 * page_size, page_size));
+	EXPECT_REFUSED(EFAULT, pwrite(self->fd, self->buf + WRITE_PAGES / 2 * page_size,
+				      page_size, 0));
+	/* Most of a page is not a page. */
+	EXPECT_REFUSED(EFAULT, pwrite(self->fd, self->buf + WRITE_PAGES / 2 * page_size - 8,
+				      page_size, 0));
+	EXPECT_REFUSED(EFAULT, pwrite(self->fd, self->buf + WRITE_PAGES / 2 * page_size -
+				      page_size + 1, page_size, 0));
+	EXPECT_EQ(0, nr_allocated(self->fd));
+
+	/* The pages before the bad one are written. */
+	munmap(self->buf, self->size);
+	for (i = 0; i < ARRAY_SIZE(pages); i++) {
+		off_t done = pages[i] * page_size;
+
+		self->buf = mmap(NULL, self->size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS,
+				 -1, 0);
+		ASSERT_NE(MAP_FAILED, self->buf);
+		ASSERT_EQ(0, munmap(self->buf + done, page_size));
+		EXPECT_EQ(done, pwrite(self->fd, self->buf, self->size, 0));
+		EXPECT_TRUE(only_allocated(self->fd, 0, done));
+		EXPECT_REFUSED(EFAULT, pwrite(self->fd, self->buf + done, page_size, done));
+		EXPECT_TRUE(only_allocated(self->fd, 0, done));
+		ASSERT_EQ(0, fallocate(self->fd, PUNCH, 0, self->size));
+		munmap(self->buf, self->size);
+	}
+}
+
+TEST_F(write, source_from_file)
+{
+	char *source, path[] = "/tmp/guest_seal_test.XXXXXX";
+	int file = mkstemp(path);
+
+	if (file < 0)
+		SKIP(return, "no /tmp");
+	unlink(path);
+	ASSERT_EQ(0, ftruncate(file, self->size / 2));
+	source = mmap(NULL, self->size, PROT_READ, MAP_SHARED, file, 0);
+	ASSERT_NE(MAP_FAILED, source);
+	/* Faults in what there is; beyond that would be SIGBUS. */
+	EXPECT_EQ(self->size / 2, write(self->fd, source, self->size));
+	EXPECT_TRUE(only_allocated(self->fd, 0, self->size / 2));
+	EXPECT_EQ(self->size / 2, lseek(self->fd, 0, SEEK_CUR));
+	munmap(source, self->size);
+
+	/* The whole of it, and from the file itself */
+	ASSERT_EQ(0, fallocate(self->fd, PUNCH, 0, self->size));
+	ASSERT_EQ(0, lseek(self->fd, 0, SEEK_SET));
+	ASSERT_EQ(0, lseek(file, 0, SEEK_SET));
+	EXPECT_EQ(self->size / 2, sendfile(self->fd, file, NULL, self->size));
+	EXPECT_TRUE(only_allocated(self->fd, 0, self->size / 2));
+	close(file);
+}
+
+/* Splicing what isn't pages ends with the last whole one, at the latest. */
+TEST_F(write, source_of_odd_size)
+{
+	int file = new_memfd(0, 5 * page_size + 1);
+	off_t offset = 0;
+	ssize_t ret;
+
+	ASSERT_LE(0, file);
+	ret = sendfile(self->fd, file, &offset, 6 * page_size);
+	if (ret < 0) {
+		EXPECT_EQ(EINVAL, errno);
+		EXPECT_EQ(0, nr_allocated(self->fd));
+	} else {
+		EXPECT_EQ(0, ret % page_size);
+		EXPECT_TRUE(only_allocated(self->fd, 0, ret));
+	}
+	close(file);
+}
+
+TEST_F(write, killed)
+{
+	int status;
+	pid_t pid;
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		for (;;) {
+			pwrite(self->fd, self->buf, self->size, 0);
+			fallocate(self->fd, PUNCH, 0, self->size);
+		}
+	}
+	while (!nr_allocated(self->fd))
+		sched_yield();
+	kill(pid, SIGKILL);
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(WIFSIGNALED(status));
+
+	EXPECT_EQ(0, fallocate(self->fd, PUNCH, 0, self->size));
+	EXPECT_EQ(0, nr_allocated(self->fd));
+}
+
+/*
  * What the rest of the kernel does to pages, and must not do to these.
  */
 #define SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
@@ -1450,6 +1749,47 @@ TEST_F(pages, memcg_limit)
 	close(fd);
 }
 
+TEST_F(pages, memcg_limit_of_write)
+{
+	size_t size = MB(64);
+	int status, fd = new_sealed_memfd(size), source = new_memfd(0, size);
+	char *buf;
+	off_t done;
+	pid_t pid;
+
+	/* A source that is charged to somebody else */
+	ASSERT_EQ(0, fallocate(source, 0, 0, size));
+	buf = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, source, 0);
+	ASSERT_NE(MAP_FAILED, buf);
+	if (!enter_cgroup(self))
+		SKIP(return, "no memory cgroups");
+	ASSERT_TRUE(cgroup_write(self, "memory.max", "16M"));
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		write_file("/proc/self/oom_score_adj", "1000");
+		done = pwrite(fd, buf, size, 0);
+		_exit(done > 0 && done < (off_t)size &&
+		      pwrite(fd, buf + done, size - done, done) == -1 &&
+		      errno == ENOMEM ? 0 : 1);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(!status || (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL));
+
+	done = lseek(fd, 0, SEEK_HOLE);
+	EXPECT_LE(MB(2), done);
+	EXPECT_GT(MB(16), done);
+	EXPECT_EQ(done, nr_allocated(fd) * page_size);
+	EXPECT_LE(done, cgroup_read(self, "memory.current"));
+
+	ASSERT_TRUE(cgroup_write(self, "memory.max", "max"));
+	EXPECT_EQ(size - done, pwrite(fd, buf + done, size - done, done));
+	EXPECT_EQ(size / page_size, nr_allocated(fd));
+	close(fd);
+	close(source);
+}
+
 /* Swap in memory: not of much use, other than that pages leave for it. */
 static int swap_on(char *path, size_t len)
 {
@@ -1585,7 +1925,8 @@ static bool try_sendfile(int fd)
 {
 	off_t offset = 0;
 	int source = new_memfd(0, page_size);
-	bool done = sendfile(fd, source, &offset, page_size) == (ssize_t)page_size;
+	/* A whole page might be written to the sealed file as well. */
+	bool done = sendfile(fd, source, &offset, 1) == 1;
 
 	close(source);
 	return done;
@@ -1599,6 +1940,20 @@ static bool try_fallocate(int fd)
 
 	for (i = 0; i < 16; i++) {
 		failed |= fallocate(fd, 0, 0, page_size);
+		failed |= fallocate(fd, PUNCH, 0, page_size);
+	}
+	return failed;
+}
+
+static bool try_write_page(int fd)
+{
+	char buf[page_size];
+	bool failed = false;
+	int i;
+
+	memset(buf, 1, page_size);
+	for (i = 0; i < 16; i++) {
+		failed |= pwrite(fd, buf, page_size, 0) != (ssize_t)page_size;
 		failed |= fallocate(fd, PUNCH, 0, page_size);
 	}
 	return failed;
@@ -1680,6 +2035,11 @@ TEST_F(race, fallocate)
 	run_race(_metadata, self, try_fallocate);
 }
 
+TEST_F(race, write_page)
+{
+	run_race(_metadata, self, try_write_page);
+}
+
 static void *convert_thread(void *data)
 {
 	FIXTURE_DATA(race) *self = data;
@@ -1709,7 +2069,7 @@ TEST_F(race, fallocate_and_access)
 		off_t offset = (i % NR_PAGES) * page_size;
 
 		EXPECT_REFUSED(EPERM, pread(self->fd, buf, sizeof(buf), offset));
-		EXPECT_REFUSED(EPERM, pwrite(self->fd, buf, sizeof(buf), offset));
+		EXPECT_REFUSED(EINVAL, pwrite(self->fd, buf, sizeof(buf), offset));
 		p = mmap(NULL, page_size, PROT_READ, MAP_PRIVATE, self->fd, offset);
 		EXPECT_EQ(MAP_FAILED, p);
 	}

@@ -6,8 +6,10 @@
 #ifndef SELFTEST_KVM_SEALED_MEMFD_H
 #define SELFTEST_KVM_SEALED_MEMFD_H
 
+#include <fcntl.h>
 #include <linux/kvm_para.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "kselftest_harness.h"
 #include "kvm_util.h"
@@ -149,6 +151,21 @@ static inline uint64_t guest_read(struct test_vm *tvm, uint64_t addr)
 static inline void guest_write(struct test_vm *tvm, uint64_t addr, uint64_t value)
 {
 	guest_run(tvm, GUEST_WRITE, addr, value);
+}
+
+/* Whether KVM_FEP has the next instruction emulated. */
+static inline bool force_emulation(void)
+{
+	int fd;
+
+	if (kvm_is_forced_emulation_enabled())
+		return true;
+
+	fd = open("/sys/module/kvm/parameters/force_emulation_prefix", O_WRONLY);
+	if (fd >= 0 && write(fd, "1", 1) != 1)
+		TEST_FAIL("Can't enable forced emulation");
+	close(fd);
+	return fd >= 0;
 }
 
 static inline uint64_t gpa_of(unsigned long page)

@@ -64,12 +64,17 @@ TEST_F(sealed, bind_wrong_offset)
 
 TEST_F(sealed, bind_with_flags)
 {
+	/* What these do has a test of its own. */
 	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
-	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT,
-					KVM_MEM_GUEST_MEMFD | KVM_MEM_LOG_DIRTY_PAGES,
-					GPA, SIZE, self->shared, self->fd, 0));
-	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT,
-					KVM_MEM_GUEST_MEMFD | KVM_MEM_READONLY,
+	EXPECT_EQ(0, set_slot(self->vm, SLOT,
+			      KVM_MEM_GUEST_MEMFD | KVM_MEM_LOG_DIRTY_PAGES,
+			      GPA, SIZE, self->shared, self->fd, 0));
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	EXPECT_EQ(0, set_slot(self->vm, SLOT,
+			      KVM_MEM_GUEST_MEMFD | KVM_MEM_READONLY,
+			      GPA, SIZE, self->shared, self->fd, 0));
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD | 1u << 3,
 					GPA, SIZE, self->shared, self->fd, 0));
 }
 
@@ -174,7 +179,7 @@ TEST_F(sealed, change_slot)
 	/* Other flags, other memory, another size */
 	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, 0, GPA, SIZE, self->shared, -1, 0));
 	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT,
-					KVM_MEM_GUEST_MEMFD | KVM_MEM_LOG_DIRTY_PAGES,
+					KVM_MEM_GUEST_MEMFD | KVM_MEM_READONLY,
 					GPA, SIZE, self->shared, self->fd, 0));
 	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
 					self->shared + SIZE, self->fd, 0));
@@ -792,276 +797,6 @@ TEST_F(sealed, fault_on_protected_shared_half)
 	ASSERT_EQ(0, mprotect(shared_page(self, PAGE), PAGE_SIZE, PROT_READ | PROT_WRITE));
 	vcpu_run(tvm->vcpu);
 	EXPECT_EQ(1, *shared_page(self, PAGE));
-}
-
-/*
- * Memory errors. The page frames of a sealed memfd can't be looked up, so find
- * those that are in use by shmem since it got its pages.
- */
-#define KPF_SWAPBACKED	14
-#define KPF_HWPOISON	19
-
-static size_t read_page_flags(uint64_t *flags, size_t max)
-{
-	int fd = open("/proc/kpageflags", O_RDONLY);
-	ssize_t ret, len = 0;
-
-	if (fd < 0)
-		return 0;
-	while ((ret = pread(fd, (char *)flags + len, max * 8 - len, len)) > 0)
-		len += ret;
-	close(fd);
-	return len / 8;
-}
-
-static bool inject(const char *file, uint64_t pfn)
-{
-	char path[64], number[32];
-
-	snprintf(path, sizeof(path), "/sys/kernel/debug/hwpoison/%s", file);
-	snprintf(number, sizeof(number), "%lu", pfn);
-	return write_file(path, number);
-}
-
-static uint64_t find_new_pages(const uint64_t *before, const uint64_t *after, size_t max,
-			       size_t *nr)
-{
-	uint64_t pfn, found = 0;
-
-	*nr = 0;
-	for (pfn = 0; pfn < max; pfn++) {
-		if (after[pfn] & ~before[pfn] & BIT(KPF_SWAPBACKED)) {
-			found = pfn;
-			++*nr;
-		}
-	}
-	return found;
-}
-
-TEST_F(sealed, memory_error)
-{
-	const size_t max = 8ul << 20, nr = NR_PAGES / 2;
-	struct test_vm *tvm = &self->tvm;
-	uint64_t *before, *after, pfn = 0;
-	unsigned long i, page = NR_PAGES;
-	size_t found, nr_pfns = 0;
-	int try;
-
-	if (access("/sys/kernel/debug/hwpoison/corrupt-pfn", W_OK))
-		SKIP(return, "no hwpoison injection");
-
-	before = mmap(NULL, max * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	after = mmap(NULL, max * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	read_page_flags(before, max);
-	read_page_flags(after, max);
-
-	/* Be sure not to hit a bystander. */
-	for (try = 0; try < 10 && nr_pfns != nr; try++) {
-		ASSERT_EQ(0, to_shared(self, 0, nr));
-		read_page_flags(before, max);
-		ASSERT_EQ(0, to_private(self, 0, nr));
-		/* Pages on their way to the LRU lists count, too. */
-		found = read_page_flags(after, max);
-		pfn = find_new_pages(before, after, found, &nr_pfns);
-	}
-	if (nr_pfns != nr)
-		SKIP(return, "%zu new pages, not %zu", nr_pfns, nr);
-
-	for (i = 0; i < nr; i++)
-		guest_write(tvm, gpa_of(i), PRIVATE_VALUE(i));
-	ASSERT_TRUE(inject("corrupt-pfn", pfn));
-
-	for (i = 0; i < nr; i++) {
-		guest_command_set(tvm, GUEST_READ, gpa_of(i), 0);
-		if (_vcpu_run(tvm->vcpu)) {
-			EXPECT_EQ(EHWPOISON, errno);
-			EXPECT_EQ(NR_PAGES, page);
-			page = i;
-			expect_memory_fault(_metadata, tvm, gpa_of(i),
-					    KVM_MEMORY_EXIT_FLAG_PRIVATE, EHWPOISON);
-			/* The instruction is still to be done: give it a page. */
-			EXPECT_EQ(0, to_shared(self, i, 1));
-			vcpu_run(tvm->vcpu);
-			EXPECT_EQ(SHARED_VALUE(i), guest_result(tvm));
-		} else {
-			EXPECT_EQ(PRIVATE_VALUE(i), guest_result(tvm));
-		}
-	}
-	EXPECT_GT(nr, page);
-
-	/* A new page is a good one. */
-	ASSERT_EQ(0, to_private(self, page, 1));
-	EXPECT_EQ(0, guest_read(tvm, gpa_of(page)));
-	EXPECT_TRUE(inject("unpoison-pfn", pfn));
-}
-
-/*
- * KVM's own accesses to guest memory: none of them may take the shared half of
- * a private page for it.
- */
-static const uint32_t pv_msrs[] = {
-	MSR_KVM_WALL_CLOCK_NEW, MSR_KVM_SYSTEM_TIME_NEW, MSR_KVM_STEAL_TIME,
-	MSR_KVM_ASYNC_PF_EN, MSR_KVM_PV_EOI_EN,
-};
-
-static bool page_is_untouched(FIXTURE_DATA(sealed) *self, unsigned long page)
-{
-	uint64_t *p = shared_page(self, page);
-
-	return p[0] == SHARED_VALUE(page) && !p[1] &&
-		!memcmp(p + 1, p + 2, PAGE_SIZE - 2 * sizeof(*p));
-}
-
-static void run_for_a_while(struct test_vm *tvm)
-{
-	int i;
-
-	for (i = 0; i < 20; i++) {
-		guest_read(tvm, GPA);
-		usleep(1000);
-	}
-}
-
-TEST_F(sealed, pv_area_in_private_page)
-{
-	unsigned int i;
-
-	ASSERT_EQ(0, to_private(self, PAGE, ARRAY_SIZE(pv_msrs)));
-	for (i = 0; i < ARRAY_SIZE(pv_msrs); i++)
-		guest_run(&self->tvm, GUEST_WRMSR, pv_msrs[i], gpa_of(PAGE + i) + 64 + 1);
-	run_for_a_while(&self->tvm);
-	for (i = 0; i < ARRAY_SIZE(pv_msrs); i++)
-		EXPECT_TRUE(page_is_untouched(self, PAGE + i)) {
-			TH_LOG("MSR %#x", pv_msrs[i]);
-		}
-}
-
-TEST_F(sealed, pv_area_becomes_private)
-{
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(pv_msrs); i++)
-		guest_run(&self->tvm, GUEST_WRMSR, pv_msrs[i], gpa_of(PAGE + i) + 64 + 1);
-	run_for_a_while(&self->tvm);
-	/* This one is sure to be in use. */
-	EXPECT_FALSE(page_is_untouched(self, PAGE + 1));
-
-	ASSERT_EQ(0, to_private(self, PAGE, ARRAY_SIZE(pv_msrs)));
-	for (i = 0; i < ARRAY_SIZE(pv_msrs); i++) {
-		memset(shared_page(self, PAGE + i), 0, PAGE_SIZE);
-		*shared_page(self, PAGE + i) = SHARED_VALUE(PAGE + i);
-	}
-	run_for_a_while(&self->tvm);
-	for (i = 0; i < ARRAY_SIZE(pv_msrs); i++)
-		EXPECT_TRUE(page_is_untouched(self, PAGE + i)) {
-			TH_LOG("MSR %#x", pv_msrs[i]);
-		}
-}
-
-/* KVM may give up on an instruction, but not do something else instead. */
-static void expect_gave_up(struct __test_metadata *_metadata, struct test_vm *tvm, int ret)
-{
-	struct kvm_run *run = tvm->vcpu->run;
-
-	EXPECT_EQ(ret ? KVM_EXIT_MEMORY_FAULT : KVM_EXIT_INTERNAL_ERROR, run->exit_reason);
-}
-
-TEST_F(sealed, emulated_write_to_private_page)
-{
-	struct test_vm *tvm = &self->tvm;
-	struct kvm_run *run = tvm->vcpu->run;
-	const uint64_t data = 0x1122334455667788ul;
-
-	/* To a shared page this works. */
-	guest_command_set(tvm, GUEST_MOVSQ, MMIO_GPA, gpa_of(0));
-	vcpu_run(tvm->vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(tvm->vcpu, KVM_EXIT_MMIO);
-	memcpy(run->mmio.data, &data, 8);
-	vcpu_run(tvm->vcpu);
-	guest_result(tvm);
-	EXPECT_EQ(data, *shared_page(self, 0));
-
-	ASSERT_EQ(0, to_private(self, PAGE, 1));
-	guest_command_set(tvm, GUEST_MOVSQ, MMIO_GPA, gpa_of(PAGE));
-	vcpu_run(tvm->vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(tvm->vcpu, KVM_EXIT_MMIO);
-	EXPECT_EQ(MMIO_GPA, run->mmio.phys_addr);
-	EXPECT_FALSE(run->mmio.is_write);
-	memcpy(run->mmio.data, &data, 8);
-	expect_gave_up(_metadata, tvm, _vcpu_run(tvm->vcpu));
-	EXPECT_TRUE(page_is_untouched(self, PAGE));
-}
-
-TEST_F(sealed, emulated_read_from_private_page)
-{
-	struct test_vm *tvm = &self->tvm;
-
-	ASSERT_EQ(0, to_private(self, PAGE, 1));
-	guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
-	guest_command_set(tvm, GUEST_MOVSQ, gpa_of(PAGE), MMIO_GPA);
-	expect_gave_up(_metadata, tvm, _vcpu_run(tvm->vcpu));
-}
-
-TEST_F(sealed, emulated_code_in_private_page)
-{
-	/* mov (%rdi),%rax; ret and mov %rax,(%rdi); ret */
-	const uint64_t private_code = 0xc3078b48, shared_code = 0xc3078948;
-	struct test_vm *tvm = &self->tvm;
-	struct kvm_run *run = tvm->vcpu->run;
-	const uint64_t data = 0x1122334455667788ul;
-	int ret;
-
-	*shared_page(self, PAGE) = shared_code;
-	ASSERT_EQ(0, to_private(self, PAGE, 1));
-	guest_write(tvm, gpa_of(PAGE), private_code);
-	guest_write(tvm, gpa_of(0), data);
-	/* The CPU finds the right code. */
-	EXPECT_EQ(data, guest_run(tvm, GUEST_CALL, gpa_of(PAGE), gpa_of(0)));
-
-	/* KVM needs to know it for MMIO, unless the CPU hands it over. */
-	guest_command_set(tvm, GUEST_CALL, gpa_of(PAGE), MMIO_GPA);
-	ret = _vcpu_run(tvm->vcpu);
-	if (!ret && run->exit_reason == KVM_EXIT_MMIO) {
-		EXPECT_FALSE(run->mmio.is_write);
-		return;
-	}
-	expect_gave_up(_metadata, tvm, ret);
-}
-
-/* Page table entries as the library makes them */
-#define PTE_FLAGS	(PTE_PRESENT_MASK | PTE_WRITABLE_MASK)
-
-TEST_F(sealed, page_table_in_private_page)
-{
-	struct test_vm *tvm = &self->tvm;
-	struct kvm_run *run = tvm->vcpu->run;
-	int ret, level = PG_LEVEL_2M;
-	uint64_t *pde;
-
-	/* The guest's table leads elsewhere than what is in the shared half. */
-	virt_map(self->vm, PT_GVA, OTHER_GPA, 1);
-	pde = __vm_get_page_table_entry(self->vm, PT_GVA, &level);
-	*pde = (*pde & ~PHYSICAL_PAGE_MASK) | gpa_of(PAGE);
-	memset(shared_page(self, PAGE), 0, PAGE_SIZE);
-	shared_page(self, PAGE)[0] = gpa_of(1) | PTE_FLAGS;
-	shared_page(self, PAGE)[1] = (MMIO_GPA + PAGE_SIZE) | PTE_FLAGS;
-	ASSERT_EQ(0, to_private(self, PAGE, 1));
-	guest_write(tvm, gpa_of(PAGE), gpa_of(2) | PTE_FLAGS);
-	guest_write(tvm, gpa_of(PAGE) + 8, MMIO_GPA | PTE_FLAGS);
-
-	/* The CPU walks it with the NPT, or EPT. */
-	EXPECT_EQ(SHARED_VALUE(2), guest_read(tvm, PT_GVA));
-	EXPECT_EQ(gpa_of(1) | PTE_FLAGS, shared_page(self, PAGE)[0]);
-
-	/* KVM may find it has no need to walk, or that it can't. */
-	guest_command_set(tvm, GUEST_READ, PT_GVA + PAGE_SIZE, 0);
-	ret = _vcpu_run(tvm->vcpu);
-	if (!ret && run->exit_reason == KVM_EXIT_MMIO) {
-		EXPECT_EQ(MMIO_GPA, run->mmio.phys_addr);
-		return;
-	}
-	expect_gave_up(_metadata, tvm, ret);
-	EXPECT_EQ((MMIO_GPA + PAGE_SIZE) | PTE_FLAGS, shared_page(self, PAGE)[1]);
 }
 
 int main(int argc, char *argv[])

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Implicit conversions by several vCPUs at once, while userspace converts, too.
+ *
+ * The pages in the lower half of the memory are accessed with their lock held,
+ * which whoever else converts them takes, too: their content is known exactly.
+ *
+ * Pages in the upper half are accessed, and thereby converted, at any time by
+ * anyone.  What is found through either alias has been written to this page
+ * through this alias, or is zero: the halves never mix.
+ */
+#include "sealed_memfd_race.h"
+#include "sealed_memfd_shared_bit.h"
+
+#define NR_STRICT	(RACE_NR_PAGES / 2)
+#define NR_LOOSE	(RACE_NR_PAGES - NR_STRICT)
+
+#define SHARED_TAG	0x5aedul
+#define PRIVATE_TAG	0x9717ul
+
+static uint64_t *word_of(unsigned int i, bool private)
+{
+	return strict_word(i) + (private ? 0 : SHARED_ALIAS / sizeof(uint64_t));
+}
+
+static void guest_access_locked(unsigned int i, bool private, uint64_t value)
+{
+	struct race_page *page = &race_control.pages[i];
+	uint64_t *expected, seen;
+
+	/* This may convert it. */
+	seen = READ_ONCE(*word_of(i, private));
+	if (private && !page->private)
+		page->private_value = 0;
+	page->private = private;
+
+	expected = private ? &page->private_value : &page->shared_value;
+	__GUEST_ASSERT(seen == *expected, "page %u is %s and should have %lx, not %lx",
+		       i, private ? "private" : "shared", *expected, seen);
+	WRITE_ONCE(*word_of(i, private), value);
+	*expected = value;
+}
+
+static void guest_access_unlocked(unsigned int i, bool private, uint64_t value)
+{
+	uint64_t tag = (private ? PRIVATE_TAG : SHARED_TAG) << 48 | (uint64_t)i << 32;
+	uint64_t seen = READ_ONCE(*word_of(i, private));
+
+	__GUEST_ASSERT(!seen || seen >> 32 == tag >> 32, "%s page %u has %lx",
+		       private ? "private" : "shared", i, seen);
+	WRITE_ONCE(*word_of(i, private), tag | (uint32_t)value);
+}
+
+static void implicit_guest_code(uint32_t seed)
+{
+	struct guest_random_state rng = new_guest_random_state(seed);
+	uint32_t n, i, random;
+
+	for (n = 1; n <= race_control.iterations; n++) {
+		random = guest_random_u32(&rng);
+		guest_access_unlocked(NR_STRICT + random / 4 % NR_LOOSE, random & 1, n);
+
+		i = guest_random_u32(&rng) % NR_STRICT;
+		if (!try_lock_page(&race_control.pages[i]))
+			continue;
+		guest_access_locked(i, random & 2, (uint64_t)seed << 32 | n);
+		unlock_page(&race_control.pages[i]);
+	}
+	GUEST_DONE();
+}
+
+static struct race *implicit_create(uint32_t type, const struct race_options *options)
+{
+	const struct vm_shape shape = { .mode = VM_MODE_DEFAULT, .type = type };
+	int bit = kvm_check_cap(KVM_CAP_X86_SHARED_GPA_BIT);
+	struct race *race = calloc(1, sizeof(*race));
+	unsigned int i;
+
+	TEST_ASSERT(race && options->nr_vcpus <= RACE_MAX_VCPUS, "Too much");
+	race->nr_vcpus = options->nr_vcpus;
+	race->vm = __vm_create(shape, race->nr_vcpus, 64);
+	vm_enable_shared_bit(race->vm, bit);
+
+	race->fd = memfd_create("sealed_memfd", MFD_ALLOW_SEALING);
+	TEST_ASSERT(!ftruncate(race->fd, RACE_SIZE) &&
+		    !fcntl(race->fd, F_ADD_SEALS, F_SEAL_GUEST),
+		    __KVM_SYSCALL_ERROR("F_SEAL_GUEST", -1));
+	race->shared = mmap(NULL, RACE_SIZE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	TEST_ASSERT(race->shared != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
+	TEST_ASSERT(!race_set_slot(race, race->vm, true),
+		    __KVM_SYSCALL_ERROR("KVM_SET_USER_MEMORY_REGION2", -1));
+	virt_map(race->vm, RACE_GPA, RACE_GPA, RACE_NR_PAGES);
+	virt_map(race->vm, RACE_GPA + SHARED_ALIAS, RACE_GPA | BIT_ULL(bit), RACE_NR_PAGES);
+
+	race->control = addr_gva2hva(race->vm, (vm_vaddr_t)&race_control);
+	race->control->iterations = options->iterations;
+	for (i = 0; i < race->nr_vcpus; i++) {
+		race->vcpus[i] = vm_vcpu_add(race->vm, i, implicit_guest_code);
+		vcpu_args_set(race->vcpus[i], 1, i + 1);
+	}
+	return race;
+}
+
+/* What the guest asks for, most of the time. */
+static void handle_memory_fault(struct race *race, struct kvm_run *run, unsigned int *seed)
+{
+	unsigned int i = (run->memory_fault.gpa - RACE_GPA) / PAGE_SIZE;
+	bool private = run->memory_fault.flags == KVM_MEMORY_EXIT_FLAG_PRIVATE;
+
+	TEST_ASSERT((private || !run->memory_fault.flags) && i < RACE_NR_PAGES &&
+		    run->memory_fault.gpa % PAGE_SIZE == 0 &&
+		    run->memory_fault.size == PAGE_SIZE,
+		    "Flags 0x%llx, GPA 0x%llx, size 0x%llx", run->memory_fault.flags,
+		    run->memory_fault.gpa, run->memory_fault.size);
+
+	switch (rand_r(seed) % 16) {
+	case 0:
+		/* Let it ask again. */
+		return;
+	case 1:
+		/* The wrong page, though not a locked one. */
+		i = NR_STRICT + rand_r(seed) % NR_LOOSE;
+		break;
+	case 2:
+		/* The wrong way. */
+		if (i >= NR_STRICT)
+			private = !private;
+		break;
+	}
+	race_fallocate(race, private, i, 1);
+}
+
+static void *implicit_run_vcpu(void *data)
+{
+	struct race_vcpu *race_vcpu = data;
+	struct kvm_vcpu *vcpu = race_vcpu->vcpu;
+	unsigned int seed = vcpu->id;
+	struct ucall uc;
+
+	while (_vcpu_run(vcpu)) {
+		TEST_ASSERT(errno == EFAULT && vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT,
+			    "KVM_RUN failed: errno %d, exit reason %u", errno,
+			    vcpu->run->exit_reason);
+		handle_memory_fault(race_vcpu->race, vcpu->run, &seed);
+	}
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	if (get_ucall(vcpu, &uc) == UCALL_ABORT)
+		REPORT_GUEST_ASSERT(uc);
+	TEST_ASSERT_EQ(uc.cmd, UCALL_DONE);
+	return NULL;
+}
+
+/* Converts what the guest has locked, or anyone may have. */
+static void *implicit_converter(void *data)
+{
+	struct race *race = data;
+	unsigned int start, nr, seed = 1;
+
+	while (!READ_ONCE(race->stop)) {
+		start = rand_r(&seed) % NR_STRICT;
+		nr = 1 + rand_r(&seed) % 8;
+		race_convert(race, rand_r(&seed) & 1, start, min(nr, NR_STRICT - start));
+		start = NR_STRICT + rand_r(&seed) % NR_LOOSE;
+		nr = rand_r(&seed) % 8 ? 1 + rand_r(&seed) % 8 : NR_LOOSE;
+		race_fallocate(race, rand_r(&seed) & 1, start, min(nr, RACE_NR_PAGES - start));
+		/* Let the vCPUs get on. */
+		usleep(1000);
+	}
+	return NULL;
+}
+
+/* Takes shared memory away, which comes back as zeros. */
+static void *implicit_discarder(void *data)
+{
+	struct race *race = data;
+	unsigned int i, seed = 2;
+
+	while (!READ_ONCE(race->stop)) {
+		i = NR_STRICT + rand_r(&seed) % NR_LOOSE;
+		TEST_ASSERT(!madvise(race->shared + i * PAGE_SIZE, PAGE_SIZE, MADV_DONTNEED),
+			    __KVM_SYSCALL_ERROR("madvise()", -1));
+		usleep(1000);
+	}
+	return NULL;
+}
+
+static void implicit_test(const char *name, uint32_t type, const struct race_options *options,
+			  void *(*const *threads)(void *), unsigned int nr_threads)
+{
+	struct race_vcpu vcpus[RACE_MAX_VCPUS];
+	struct race *race;
+	pthread_t ids[2];
+	unsigned int i;
+
+	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(type))) {
+		ksft_test_result_skip("%s: no such VM type\n", name);
+		return;
+	}
+
+	TEST_ASSERT(nr_threads <= ARRAY_SIZE(ids), "Too many threads");
+	race = implicit_create(type, options);
+	for (i = 0; i < nr_threads; i++)
+		pthread_create(&ids[i], NULL, threads[i], race);
+	for (i = 0; i < race->nr_vcpus; i++) {
+		vcpus[i].race = race;
+		vcpus[i].vcpu = race->vcpus[i];
+		pthread_create(&vcpus[i].thread, NULL, implicit_run_vcpu, &vcpus[i]);
+	}
+	for (i = 0; i < race->nr_vcpus; i++)
+		pthread_join(vcpus[i].thread, NULL);
+	WRITE_ONCE(race->stop, true);
+	for (i = 0; i < nr_threads; i++)
+		pthread_join(ids[i], NULL);
+	race_free(race);
+	ksft_test_result_pass("%s\n", name);
+}
+
+static void *(*const threads[])(void *) = { implicit_converter, implicit_discarder };
+
+int main(int argc, char *argv[])
+{
+	const struct race_options several = race_parse_options(argc, argv);
+	const struct race_options one = { several.iterations, 1 };
+
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_X86_SHARED_GPA_BIT));
+	ksft_print_header();
+	ksft_set_plan(4);
+
+	implicit_test("one vCPU", KVM_X86_DEFAULT_VM, &one, NULL, 0);
+	implicit_test("several vCPUs", KVM_X86_DEFAULT_VM, &several, NULL, 0);
+	implicit_test("with conversions by userspace", KVM_X86_DEFAULT_VM, &several,
+		      threads, ARRAY_SIZE(threads));
+	implicit_test("software-protected VM", KVM_X86_SW_PROTECTED_VM, &several,
+		      threads, ARRAY_SIZE(threads));
+
+	ksft_finished();
+}

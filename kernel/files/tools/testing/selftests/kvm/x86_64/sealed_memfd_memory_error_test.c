@@ -1,0 +1,485 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Memory errors in private memory: a page that is lost is no longer mapped, who
+ * touches it learns of it, and another one can take its place.
+ */
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "sealed_memfd.h"
+
+#define HWPOISON_DIR	"/sys/kernel/debug/hwpoison/"
+#define SOFT_OFFLINE	"/sys/devices/system/memory/soft_offline_page"
+
+static bool write_number(const char *path, uint64_t number)
+{
+	char buf[32];
+	int fd = open(path, O_WRONLY);
+	bool done;
+
+	snprintf(buf, sizeof(buf), "%#lx", number);
+	done = fd >= 0 && write(fd, buf, strlen(buf)) == strlen(buf);
+	close(fd);
+	return done;
+}
+
+static bool poison(uint64_t pfn)
+{
+	return write_number(HWPOISON_DIR "corrupt-pfn", pfn);
+}
+
+/* The page must have been freed. */
+static bool unpoison(uint64_t pfn)
+{
+	return write_number(HWPOISON_DIR "unpoison-pfn", pfn);
+}
+
+/*
+ * The page frame of a sealed memfd's page can't be looked up.  But it's the one
+ * that is in use by shmem since the page is allocated.
+ */
+#define KPF_SWAPBACKED	14
+#define MAX_PFNS	(4ul << 20)
+/* Where to look first: around what was found last, by whatever test. */
+#define NEAR_PFNS	(16ul << 10)
+
+static uint64_t *last_pfn;
+
+static size_t read_page_flags(uint64_t *flags, uint64_t pfn, size_t nr)
+{
+	int fd = open("/proc/kpageflags", O_RDONLY);
+	ssize_t ret, len = 0;
+
+	if (fd < 0)
+		return 0;
+	while ((ret = pread(fd, (char *)flags + len, nr * 8 - len, pfn * 8 + len)) > 0)
+		len += ret;
+	close(fd);
+	return len / 8;
+}
+
+static size_t find_new_page(const uint64_t *before, const uint64_t *after, size_t nr,
+			    size_t *index)
+{
+	size_t i, found = 0;
+
+	for (i = 0; i < nr; i++) {
+		if (after[i] & ~before[i] & BIT(KPF_SWAPBACKED)) {
+			*index = i;
+			found++;
+		}
+	}
+	return found;
+}
+
+/* Makes one page private.  Gives its page frame, 0 if it is not among these. */
+static uint64_t to_private_among(FIXTURE_DATA(sealed) *self, unsigned long page,
+				 uint64_t pfn, size_t nr)
+{
+	static uint64_t *before, *after;
+	size_t index;
+
+	/* Their own pages are not to be mistaken for it. */
+	if (!before) {
+		before = mmap(NULL, MAX_PFNS * 8, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+		after = mmap(NULL, MAX_PFNS * 8, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	}
+
+	TEST_ASSERT(!to_shared(self, page, 1), "fallocate() failed");
+	read_page_flags(before, pfn, nr);
+	TEST_ASSERT(!to_private(self, page, 1), "fallocate() failed");
+	if (find_new_page(before, after, read_page_flags(after, pfn, nr), &index) != 1)
+		return 0;
+
+	*last_pfn = pfn + index;
+	return *last_pfn;
+}
+
+/* Makes one page private.  Gives its page frame, or 0 if it can't be poisoned. */
+static uint64_t to_known_private(FIXTURE_DATA(sealed) *self, unsigned long page)
+{
+	uint64_t pfn = 0;
+	int try;
+
+	if (access(HWPOISON_DIR "corrupt-pfn", W_OK))
+		return 0;
+
+	for (try = 0; try < 10 && !pfn; try++) {
+		if (*last_pfn > NEAR_PFNS)
+			pfn = to_private_among(self, page, *last_pfn - NEAR_PFNS, 2 * NEAR_PFNS);
+		if (!pfn)
+			pfn = to_private_among(self, page, 0, MAX_PFNS);
+	}
+	return pfn;
+}
+
+#define NOT_POISONABLE	"no hwpoison injection, or no way to find the page frame"
+
+static void expect_lost(struct __test_metadata *_metadata, struct test_vm *tvm,
+			unsigned long page)
+{
+	struct kvm_run *run = tvm->vcpu->run;
+
+	EXPECT_REFUSED(EHWPOISON, _vcpu_run(tvm->vcpu));
+	ASSERT_EQ(KVM_EXIT_MEMORY_FAULT, run->exit_reason);
+	EXPECT_EQ(KVM_MEMORY_EXIT_FLAG_PRIVATE, run->memory_fault.flags);
+	EXPECT_EQ(gpa_of(page), run->memory_fault.gpa);
+	EXPECT_EQ(PAGE_SIZE, run->memory_fault.size);
+}
+
+/* Each way to touch the page, each way to go on */
+static void poison_and_touch(struct __test_metadata *_metadata,
+			     FIXTURE_DATA(sealed) *self, enum guest_op op, bool touched,
+			     bool stay_private)
+{
+	struct test_vm *tvm = &self->tvm;
+	uint64_t result, pfn;
+
+	ASSERT_EQ(0, to_private(self, PAGE - 1, 3));
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE);
+	guest_write(tvm, gpa_of(PAGE - 1), PRIVATE_VALUE(PAGE - 1));
+	guest_write(tvm, gpa_of(PAGE + 1), PRIVATE_VALUE(PAGE + 1));
+	if (touched) {
+		/* A mapping that must go, or the guest goes on with the page. */
+		guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+		EXPECT_EQ(PRIVATE_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE)));
+	}
+	ASSERT_TRUE(poison(pfn));
+
+	/* The state says nothing of it. */
+	EXPECT_EQ((PAGE - 1) * PAGE_SIZE, lseek(self->fd, 0, SEEK_DATA));
+	EXPECT_EQ((PAGE + 2) * PAGE_SIZE, lseek(self->fd, (PAGE - 1) * PAGE_SIZE, SEEK_HOLE));
+
+	guest_command_set(tvm, op, gpa_of(PAGE) + 8, 1);
+	expect_lost(_metadata, tvm, PAGE);
+	expect_lost(_metadata, tvm, PAGE);
+
+	/* It's allocated, so this doesn't help. */
+	EXPECT_EQ(0, to_private(self, PAGE, 1));
+	expect_lost(_metadata, tvm, PAGE);
+	EXPECT_REFUSED(EEXIST, pwrite(self->fd, self->shared, PAGE_SIZE, PAGE * PAGE_SIZE));
+	expect_lost(_metadata, tvm, PAGE);
+
+	/* The instruction is still to be done. */
+	EXPECT_EQ(0, to_shared(self, PAGE, 1));
+	shared_page(self, PAGE)[1] = SHARED_VALUE(0);
+	if (stay_private)
+		EXPECT_EQ(0, to_private(self, PAGE, 1));
+	vcpu_run(tvm->vcpu);
+	result = guest_result(tvm);
+	if (op == GUEST_READ)
+		EXPECT_EQ(stay_private ? 0 : SHARED_VALUE(0), result);
+	EXPECT_EQ(stay_private || op == GUEST_READ ? SHARED_VALUE(0) : 1,
+		  shared_page(self, PAGE)[1]);
+
+	/* A new page is a good and a clear one. */
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
+	guest_write(tvm, gpa_of(PAGE), 2);
+	EXPECT_EQ(2, guest_read(tvm, gpa_of(PAGE)));
+
+	EXPECT_EQ(PRIVATE_VALUE(PAGE - 1), guest_read(tvm, gpa_of(PAGE - 1)));
+	EXPECT_EQ(PRIVATE_VALUE(PAGE + 1), guest_read(tvm, gpa_of(PAGE + 1)));
+	EXPECT_TRUE(unpoison(pfn));
+}
+
+TEST_F(sealed, read)
+{
+	poison_and_touch(_metadata, self, GUEST_READ, true, true);
+}
+
+TEST_F(sealed, write)
+{
+	poison_and_touch(_metadata, self, GUEST_WRITE, true, true);
+}
+
+TEST_F(sealed, read_then_share)
+{
+	poison_and_touch(_metadata, self, GUEST_READ, true, false);
+}
+
+TEST_F(sealed, write_then_share)
+{
+	poison_and_touch(_metadata, self, GUEST_WRITE, true, false);
+}
+
+/* Not even the host has touched these. */
+TEST_F(sealed, first_read)
+{
+	poison_and_touch(_metadata, self, GUEST_READ, false, true);
+}
+
+TEST_F(sealed, first_write)
+{
+	poison_and_touch(_metadata, self, GUEST_WRITE, false, true);
+}
+
+TEST_F(sealed, execute)
+{
+	struct test_vm *tvm = &self->tvm;
+	uint64_t pfn;
+
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE);
+	/* mov (%rdi),%rax; ret */
+	guest_write(tvm, gpa_of(PAGE), 0xc3078b48);
+	EXPECT_EQ(SHARED_VALUE(0), guest_run(tvm, GUEST_CALL, gpa_of(PAGE), gpa_of(0)));
+	ASSERT_TRUE(poison(pfn));
+	guest_command_set(tvm, GUEST_CALL, gpa_of(PAGE), gpa_of(0));
+	expect_lost(_metadata, tvm, PAGE);
+
+	/* Its content given back, it runs on. */
+	*shared_page(self, PAGE) = 0xc3078b48;
+	EXPECT_EQ(0, to_shared(self, PAGE, 1));
+	EXPECT_EQ(PAGE_SIZE, pwrite(self->fd, shared_page(self, PAGE), PAGE_SIZE,
+				    PAGE * PAGE_SIZE));
+	vcpu_run(tvm->vcpu);
+	EXPECT_EQ(SHARED_VALUE(0), guest_result(tvm));
+	EXPECT_TRUE(unpoison(pfn));
+}
+
+TEST_F(sealed, pre_fault)
+{
+	struct kvm_pre_fault_memory range = { .gpa = GPA, .size = 2 * PAGE * PAGE_SIZE };
+	uint64_t pfn;
+
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE);
+	ASSERT_TRUE(poison(pfn));
+	EXPECT_EQ(0, __vcpu_ioctl(self->tvm.vcpu, KVM_PRE_FAULT_MEMORY, &range));
+	EXPECT_EQ(gpa_of(PAGE), range.gpa);
+	EXPECT_REFUSED(EHWPOISON, __vcpu_ioctl(self->tvm.vcpu, KVM_PRE_FAULT_MEMORY, &range));
+	EXPECT_EQ(gpa_of(PAGE), range.gpa);
+	EXPECT_EQ(0, to_shared(self, PAGE, 1));
+	EXPECT_EQ(0, __vcpu_ioctl(self->tvm.vcpu, KVM_PRE_FAULT_MEMORY, &range));
+	EXPECT_EQ(0, range.size);
+	EXPECT_TRUE(unpoison(pfn));
+}
+
+/* Who leaves it and comes back finds it. */
+TEST_F(sealed, memslot_changes)
+{
+	struct test_vm *tvm = &self->tvm;
+	uint64_t pfn;
+
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE);
+	guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	/* No one is there to be told. */
+	ASSERT_TRUE(poison(pfn));
+	ASSERT_EQ(0, add_slot(self, SLOT, 0, NR_PAGES));
+	guest_command_set(tvm, GUEST_READ, gpa_of(PAGE), 0);
+	expect_lost(_metadata, tvm, PAGE);
+
+	ASSERT_EQ(0, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, OTHER_GPA, SIZE,
+			      self->shared, self->fd, 0));
+	ASSERT_EQ(0, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+			      self->shared, self->fd, 0));
+	expect_lost(_metadata, tvm, PAGE);
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	vcpu_run(tvm->vcpu);
+	EXPECT_EQ(SHARED_VALUE(PAGE), guest_result(tvm));
+	EXPECT_TRUE(unpoison(pfn));
+}
+
+/* It's about the private half, and not in the dirty log. */
+TEST_F(sealed, dirty_log)
+{
+	unsigned long bitmap[NR_PAGES / 64];
+	uint64_t pfn;
+
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE);
+	ASSERT_EQ(0, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD | KVM_MEM_LOG_DIRTY_PAGES,
+			      GPA, SIZE, self->shared, self->fd, 0));
+	ASSERT_TRUE(poison(pfn));
+	kvm_vm_get_dirty_log(self->vm, SLOT, bitmap);
+	EXPECT_EQ(0, bitmap[0]);
+	EXPECT_EQ(SHARED_VALUE(PAGE), *shared_page(self, PAGE));
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	kvm_vm_get_dirty_log(self->vm, SLOT, bitmap);
+	EXPECT_EQ(BIT(PAGE), bitmap[0]);
+	EXPECT_TRUE(unpoison(pfn));
+}
+
+/* Maintenance can have other pages: these don't move. */
+TEST_F(sealed, soft_offline)
+{
+	struct test_vm *tvm = &self->tvm;
+	uint64_t pfn;
+
+	if (access(SOFT_OFFLINE, W_OK))
+		SKIP(return, "no soft_offline_page");
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE);
+	EXPECT_FALSE(write_number(SOFT_OFFLINE, pfn * PAGE_SIZE));
+	EXPECT_EQ(EBUSY, errno);
+	guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+	EXPECT_FALSE(write_number(SOFT_OFFLINE, pfn * PAGE_SIZE));
+	EXPECT_EQ(EBUSY, errno);
+	EXPECT_EQ(PRIVATE_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE)));
+	ASSERT_EQ(0, to_private(self, 0, NR_PAGES));
+	EXPECT_EQ(PRIVATE_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE)));
+	EXPECT_EQ(SHARED_VALUE(PAGE), *shared_page(self, PAGE));
+}
+
+/*
+ * Errors while the guest is at it
+ */
+struct toucher {
+	struct test_vm *tvm;
+	bool stop;
+	/* How often it got through, and how often not. */
+	unsigned long nr_done, nr_lost;
+};
+
+/* Writes, reads what it wrote some time or zero, waits for a lost page's heir. */
+static void *touch_all_the_time(void *data)
+{
+	struct toucher *toucher = data;
+	struct test_vm *tvm = toucher->tvm;
+	uint64_t n, result, gpa = gpa_of(PAGE) + 8;
+
+	for (n = 1; !READ_ONCE(toucher->stop); n++) {
+		if (n & 1)
+			guest_command_set(tvm, GUEST_WRITE, gpa, PRIVATE_VALUE(n));
+		else
+			guest_command_set(tvm, GUEST_READ, gpa, 0);
+		while (_vcpu_run(tvm->vcpu)) {
+			TEST_ASSERT(errno == EHWPOISON &&
+				    tvm->vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT &&
+				    tvm->vcpu->run->memory_fault.gpa == gpa_of(PAGE),
+				    "Unexpected failure: %d", errno);
+			WRITE_ONCE(toucher->nr_lost, toucher->nr_lost + 1);
+			usleep(1000);
+		}
+		result = guest_result(tvm);
+		TEST_ASSERT(n & 1 || !result || result - PRIVATE_VALUE(0) < n,
+			    "Read %lx before %lx", result, PRIVATE_VALUE(n));
+		WRITE_ONCE(toucher->nr_done, toucher->nr_done + 1);
+	}
+	return NULL;
+}
+
+static void wait_for_more(unsigned long *counter)
+{
+	unsigned long seen = READ_ONCE(*counter);
+
+	while (READ_ONCE(*counter) == seen)
+		usleep(100);
+}
+
+TEST_F(sealed, while_guest_runs)
+{
+	struct toucher toucher = { .tvm = &self->tvm };
+	pthread_t thread;
+	uint64_t pfn;
+	int i;
+
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, touch_all_the_time, &toucher));
+	for (i = 0; i < 3; i++) {
+		wait_for_more(&toucher.nr_done);
+		ASSERT_TRUE(poison(pfn));
+		/* One that was on its way may still get through. */
+		wait_for_more(&toucher.nr_lost);
+		ASSERT_EQ(0, to_shared(self, PAGE, 1));
+		ASSERT_TRUE(unpoison(pfn));
+		pfn = to_known_private(self, PAGE);
+		if (!pfn)
+			break;
+	}
+	WRITE_ONCE(toucher.stop, true);
+	pthread_join(thread, NULL);
+	TH_LOG("%lu accesses, %d errors", toucher.nr_done, i);
+}
+
+struct puncher {
+	FIXTURE_DATA(sealed) *self;
+	pthread_barrier_t barrier;
+	int spin;
+};
+
+static void *punch_once(void *data)
+{
+	struct puncher *puncher = data;
+	volatile int n;
+
+	pthread_barrier_wait(&puncher->barrier);
+	for (n = 0; n < puncher->spin; n++)
+		;
+	return (void *)(long)to_shared(puncher->self, PAGE, 1);
+}
+
+/* The error comes while the page is freed, or to a free one. */
+TEST_F(sealed, race_with_punch)
+{
+	struct puncher puncher = { .self = self };
+	struct test_vm *tvm = &self->tvm;
+	pthread_t thread;
+	uint64_t pfn;
+	void *ret;
+	int i;
+
+	pthread_barrier_init(&puncher.barrier, NULL, 2);
+	for (i = 0; i < 4; i++) {
+		pfn = to_known_private(self, PAGE);
+		if (!pfn)
+			SKIP(return, NOT_POISONABLE);
+		guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+		puncher.spin = i * 2000;
+		ASSERT_EQ(0, pthread_create(&thread, NULL, punch_once, &puncher));
+		pthread_barrier_wait(&puncher.barrier);
+		poison(pfn);
+		pthread_join(thread, &ret);
+		ASSERT_EQ(NULL, ret);
+
+		EXPECT_EQ(SHARED_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE)));
+		ASSERT_EQ(0, to_private(self, PAGE, 1));
+		EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
+		ASSERT_EQ(0, to_shared(self, PAGE, 1));
+		unpoison(pfn);
+	}
+}
+
+/* Gone with the VM, and with the file. */
+TEST_F(sealed, never_replaced)
+{
+	uint64_t pfn;
+
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE);
+	guest_write(&self->tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+	ASSERT_TRUE(poison(pfn));
+	guest_command_set(&self->tvm, GUEST_READ, gpa_of(PAGE), 0);
+	expect_lost(_metadata, &self->tvm, PAGE);
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	close(self->fd);
+	self->fd = -1;
+	EXPECT_TRUE(unpoison(pfn));
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_SEALED_MEMFD));
+
+	last_pfn = mmap(NULL, sizeof(*last_pfn), PROT_READ | PROT_WRITE,
+			MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	TEST_ASSERT(last_pfn != MAP_FAILED, "mmap() failed");
+
+	return test_harness_run(argc, argv);
+}
