@@ -12,7 +12,7 @@ guest() {
 	shift
 	exec /opt/qemu/qemu-system-x86_64 -L /opt/qemu -nodefaults -display none \
 		-accel kvm -cpu host,-tsc-deadline -smp 2 \
-		-kernel /opt/guest/bzImage -initrd /opt/guest/initramfs \
+		-kernel "${kernel:-/opt/guest/bzImage}" -initrd /opt/guest/initramfs \
 		-append "console=ttyS0 quiet $commandline" "$@"
 }
 

@@ -20,6 +20,7 @@
 #include "exec/memory.h"
 #include "exec/ramblock.h"
 #include "hw/boards.h"
+#include "hw/nvram/fw_cfg.h"
 #include "hw/resettable.h"
 #include "migration/blocker.h"
 #include "monitor/hmp.h"
@@ -41,7 +42,9 @@ struct PrivateMemory {
 
     /* Undoing a conversion relies on nobody else's being under way. */
     QemuMutex lock;
-    Stat64 to_private, to_shared, failures;
+    Stat64 to_private, to_shared;
+    Stat64 implicit_to_private, implicit_to_shared;
+    Stat64 failures;
 };
 
 typedef struct {
@@ -128,8 +131,17 @@ static int private_memory_to_shared(PrivateMemory *pm, uint64_t start,
     return ret ?: 1;
 }
 
+static Stat64 *private_memory_counter(PrivateMemory *pm, bool to_private,
+                                      bool implicit)
+{
+    if (implicit) {
+        return to_private ? &pm->implicit_to_private : &pm->implicit_to_shared;
+    }
+    return to_private ? &pm->to_private : &pm->to_shared;
+}
+
 int private_memory_convert(PrivateMemory *pm, hwaddr gpa, uint64_t size,
-                           bool to_private)
+                           bool to_private, bool implicit)
 {
     uint64_t offset = 0;
     int ret = -EINVAL;
@@ -140,11 +152,54 @@ int private_memory_convert(PrivateMemory *pm, hwaddr gpa, uint64_t size,
                          : private_memory_to_shared(pm, offset, offset + size);
     }
 
-    stat64_add(ret < 0 ? &pm->failures :
-               to_private ? &pm->to_private : &pm->to_shared, 1);
+    if (ret < 0) {
+        stat64_add(&pm->failures, 1);
+    } else if (ret > 0 || !implicit) {
+        stat64_add(private_memory_counter(pm, to_private, implicit), 1);
+    }
     trace_private_memory_convert(gpa, size, offset,
+                                 implicit ? "implicit" : "explicit",
                                  to_private ? "private" : "shared", ret);
     return ret;
+}
+
+int private_memory_load(PrivateMemory *pm, hwaddr gpa, uint64_t size)
+{
+    size_t page_size = qemu_real_host_page_size();
+    hwaddr start = ROUND_DOWN(gpa, page_size);
+    uint64_t offset, i;
+
+    size = ROUND_UP(gpa + size, page_size) - start;
+    if (!kvm_find_private_memory(start, size, &offset)) {
+        return 0;
+    }
+
+    for (i = 0; i < size; i += page_size) {
+        /* This can't but allocate the page, and fails if that's been done. */
+        ssize_t ret = RETRY_ON_EINTR(pwrite(pm->fd,
+                                            pm->block->host + offset + i,
+                                            page_size, offset + i));
+
+        if (ret < 0 && errno == EEXIST) {
+            continue;
+        }
+        if (ret != page_size) {
+            ret = ret < 0 ? -errno : -EIO;
+            trace_private_memory_load(gpa, size, offset, ret);
+            return ret;
+        }
+        ram_block_discard_range(pm->block, offset + i, page_size);
+    }
+
+    trace_private_memory_load(gpa, size, offset, 0);
+    return 0;
+}
+
+uint64_t private_memory_conversions(PrivateMemory *pm)
+{
+    return stat64_get(&pm->to_private) + stat64_get(&pm->to_shared) +
+           stat64_get(&pm->implicit_to_private) +
+           stat64_get(&pm->implicit_to_shared);
 }
 
 int private_memory_fd(const MemoryRegion *mr)
@@ -244,6 +299,11 @@ bool private_memory_create(MachineState *machine, Error **errp)
         return false;
     }
 
+    /* It would reach the shared half, from where the guest does not read. */
+    if (machine->private_memory_shared_bit) {
+        object_register_sugar_prop(TYPE_FW_CFG, "dma_enabled", "off", false);
+    }
+
     pm->backend = MEMORY_BACKEND(object_ref(obj));
     pm->block = block;
     pm->fd = fd;
@@ -319,6 +379,8 @@ PrivateMemoryInfo *qmp_query_private_memory(Error **errp)
     info->shared = info->size - info->q_private;
     info->to_private = stat64_get(&pm->to_private);
     info->to_shared = stat64_get(&pm->to_shared);
+    info->implicit_to_private = stat64_get(&pm->implicit_to_private);
+    info->implicit_to_shared = stat64_get(&pm->implicit_to_shared);
     info->failures = stat64_get(&pm->failures);
     return info;
 }
@@ -340,5 +402,9 @@ void hmp_info_private_memory(Monitor *mon, const QDict *qdict)
                    info->to_private);
     monitor_printf(mon, "conversions to shared: %" PRIu64 "\n",
                    info->to_shared);
+    monitor_printf(mon, "implicit conversions to private: %" PRIu64 "\n",
+                   info->implicit_to_private);
+    monitor_printf(mon, "implicit conversions to shared: %" PRIu64 "\n",
+                   info->implicit_to_shared);
     monitor_printf(mon, "failed conversions: %" PRIu64 "\n", info->failures);
 }

@@ -38,6 +38,7 @@ int private_memory_fd(const MemoryRegion *mr);
  * @gpa: guest physical address, page aligned
  * @size: size of the range in bytes, page aligned
  * @to_private: what to convert to
+ * @implicit: whether the guest just accessed it, rather than asked for that
  *
  * Pages that change are zero afterwards.  Pages that are of the wanted kind
  * already keep their content.  On failure no page has changed to private.
@@ -48,6 +49,25 @@ int private_memory_fd(const MemoryRegion *mr);
  *     -EINVAL if the range is not RAM that can be private.
  */
 int private_memory_convert(PrivateMemory *pm, hwaddr gpa, uint64_t size,
-                           bool to_private);
+                           bool to_private, bool implicit);
+
+/**
+ * private_memory_load: Make guest memory private with the content it has
+ * @pm: the private half of the machine's RAM
+ * @gpa: guest physical address
+ * @size: size of the range in bytes
+ *
+ * Works on all pages that the range has part of.  Pages that are private
+ * already are left alone, and so is the whole range if it is not RAM.
+ *
+ * Return: 0, or a negative errno.
+ */
+int private_memory_load(PrivateMemory *pm, hwaddr gpa, uint64_t size);
+
+/**
+ * private_memory_conversions: How many conversions there have been so far
+ * @pm: the private half of the machine's RAM
+ */
+uint64_t private_memory_conversions(PrivateMemory *pm);
 
 #endif
