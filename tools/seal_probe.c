@@ -70,9 +70,11 @@ static int open_sealed(const char *pid)
 	errx(2, "process %s has no guest-sealed memfd", pid);
 }
 
-static void probe(int fd, off_t at)
+/* What can be done to the private page at @first, or to page 0 if there is none. */
+static void probe(int fd, off_t first)
 {
-	char buffer[PAGE], path[64];
+	off_t at = first < 0 ? 0 : first;
+	char buffer[PAGE] = { 0 }, path[64];
 	struct iovec iov = { buffer, sizeof(buffer) };
 	int out = memfd_create("out", 0), pipes[2], other;
 	off_t from;
@@ -83,7 +85,8 @@ static void probe(int fd, off_t at)
 
 	report("pread", pread(fd, buffer, PAGE, at));
 	report("preadv2", preadv2(fd, &iov, 1, at, 0));
-	report("pwrite", pwrite(fd, "x", 1, at));
+	/* Where nothing is private, a whole page would become so. */
+	report("pwrite", pwrite(fd, buffer, first < 0 ? 1 : PAGE, at));
 	memory = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, at);
 	report("mmap shared", memory == MAP_FAILED ? -1 : 0);
 	memory = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, at);
@@ -127,7 +130,7 @@ int main(int argc, char **argv)
 		errx(2, "usage: seal_probe PID");
 	fd = open_sealed(argv[1]);
 	first = lseek(fd, 0, SEEK_DATA);
-	probe(fd, first < 0 ? 0 : first);
+	probe(fd, first);
 	printf("first %lld\n", (long long)first);
 	draw(fd, lseek(fd, 0, SEEK_END));
 	return failed;
