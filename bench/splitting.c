@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What does it cost to convert scattered pages to private, if private memory is
+ * in memslots of its own, or in a guest-sealed memfd? Three ways: deleting the
+ * memslot and adding its parts again; KVM_SPLIT_MEMORY_REGION and then replacing
+ * the page's memslot; fallocate. Prints a table; writes all samples as JSON to
+ * the file that is named as argument.
+ *
+ * To be run where CLOCK_MONOTONIC counts instructions: QEMU's -icount shift=0.
+ */
+#include <err.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef F_SEAL_GUEST
+#define F_SEAL_GUEST 0x0040
+#endif
+
+#define REPEATS 5
+#define PAGE 4096UL
+#define NR_PAGES 4096UL
+#define MEMORY (NR_PAGES * PAGE)
+
+/* Pages that have been converted so far. */
+static const unsigned int counts[] = { 1, 4, 16, 64, 256, 1024 };
+#define NR_COUNTS (sizeof(counts) / sizeof(counts[0]))
+#define MOST_PAGES 1024
+
+enum { DELETE, SPLIT, FALLOCATE, NR_WAYS };
+static const char *const names[] = { "delete and add", "split", "fallocate" };
+
+struct guest {
+	int vm, vcpu, memfd;
+	char *shared, *private;
+	/* The memslot of what has not been converted, at the end of memory. */
+	unsigned int rest, slots;
+	unsigned long rest_page;
+};
+
+/* Instructions for a conversion, and memslots when that many pages are converted. */
+struct sample {
+	long convert;
+	unsigned int slots;
+};
+
+static struct sample samples[NR_WAYS][NR_COUNTS][REPEATS];
+
+static int check(int ret, const char *what)
+{
+	if (ret < 0)
+		err(1, "%s", what);
+	return ret;
+}
+
+static long now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000L + t.tv_nsec;
+}
+
+static void set_slot(struct guest *guest, unsigned int slot, char *memory, unsigned long page,
+		     unsigned long nr)
+{
+	struct kvm_userspace_memory_region2 region = {
+		.slot = slot,
+		.flags = guest->memfd >= 0 ? KVM_MEM_GUEST_MEMFD : 0,
+		.guest_phys_addr = page * PAGE,
+		.memory_size = nr * PAGE,
+		.userspace_addr = (unsigned long)memory + page * PAGE,
+		.guest_memfd = guest->memfd,
+	};
+
+	check(ioctl(guest->vm, KVM_SET_USER_MEMORY_REGION2, &region), "memslot");
+}
+
+static void delete_slot(struct guest *guest, unsigned int slot)
+{
+	struct kvm_userspace_memory_region2 region = { .slot = slot };
+
+	check(ioctl(guest->vm, KVM_SET_USER_MEMORY_REGION2, &region), "delete");
+}
+
+/* Takes a page out of the rest, into one memslot with what is before and after. */
+static void convert_by_deleting(struct guest *guest, unsigned long page)
+{
+	unsigned long before = page - guest->rest_page, after = NR_PAGES - page - 1;
+
+	delete_slot(guest, guest->rest);
+	set_slot(guest, guest->rest, guest->shared, guest->rest_page, before);
+	set_slot(guest, guest->rest + 1, guest->private, page, 1);
+	set_slot(guest, guest->rest + 2, guest->shared, page + 1, after);
+}
+
+static void convert_by_splitting(struct guest *guest, unsigned long page)
+{
+	struct kvm_split_memory_region split = {
+		.slot = guest->rest,
+		.offset = (page - guest->rest_page) * PAGE,
+		.size = PAGE,
+		.before_slot = guest->rest,
+		.range_slot = guest->rest + 1,
+		.after_slot = guest->rest + 2,
+	};
+
+	check(ioctl(guest->vm, KVM_SPLIT_MEMORY_REGION, &split), "KVM_SPLIT_MEMORY_REGION");
+	delete_slot(guest, guest->rest + 1);
+	set_slot(guest, guest->rest + 1, guest->private, page, 1);
+}
+
+static void convert(struct guest *guest, int way, unsigned long page)
+{
+	if (way == FALLOCATE) {
+		check(fallocate(guest->memfd, FALLOC_FL_KEEP_SIZE, page * PAGE, PAGE), "fallocate");
+		return;
+	}
+
+	if (way == DELETE)
+		convert_by_deleting(guest, page);
+	else
+		convert_by_splitting(guest, page);
+	guest->rest += 2;
+	guest->rest_page = page + 1;
+	guest->slots += 2;
+}
+
+static char *map(void)
+{
+	char *memory =
+		mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		err(1, "mmap");
+	memset(memory, 1, MEMORY);
+	return memory;
+}
+
+static void create_guest(struct guest *guest, int way)
+{
+	static char *shared, *private;
+	static int kvm = -1;
+
+	if (kvm < 0) {
+		kvm = check(open("/dev/kvm", O_RDWR | O_CLOEXEC), "/dev/kvm");
+		shared = map();
+		private = map();
+	}
+
+	*guest = (struct guest){ .shared = shared, .private = private, .memfd = -1, .slots = 1 };
+	if (way == FALLOCATE) {
+		guest->memfd = check(memfd_create("splitting", MFD_CLOEXEC | MFD_ALLOW_SEALING),
+				     "memfd_create");
+		check(ftruncate(guest->memfd, MEMORY), "ftruncate");
+		check(fcntl(guest->memfd, F_ADD_SEALS, F_SEAL_GUEST), "F_SEAL_GUEST");
+	}
+	guest->vm = check(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
+	guest->vcpu = check(ioctl(guest->vm, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
+	set_slot(guest, 0, shared, 0, NR_PAGES);
+}
+
+static void destroy_guest(struct guest *guest)
+{
+	close(guest->vcpu);
+	close(guest->vm);
+	if (guest->memfd >= 0)
+		close(guest->memfd);
+}
+
+/* Has all of memory mapped for the guest, as if the vCPU had touched it. */
+static void map_all(struct guest *guest)
+{
+	struct kvm_pre_fault_memory range = { .size = MEMORY };
+
+	while (range.size)
+		check(ioctl(guest->vcpu, KVM_PRE_FAULT_MEMORY, &range), "KVM_PRE_FAULT_MEMORY");
+}
+
+/* The last conversion of so many. */
+static struct sample measure(int way, unsigned int count)
+{
+	unsigned long stride = NR_PAGES / (MOST_PAGES + 1), page = stride;
+	struct sample sample;
+	struct guest guest;
+	unsigned int i;
+	long begin;
+
+	create_guest(&guest, way);
+	for (i = 1; i < count; i++, page += stride)
+		convert(&guest, way, page);
+	map_all(&guest);
+	/* Have what is left of the previous guest freed by now. */
+	usleep(100000);
+
+	begin = now();
+	convert(&guest, way, page);
+	sample.convert = now() - begin;
+	sample.slots = guest.slots;
+	destroy_guest(&guest);
+	return sample;
+}
+
+static int compare(const void *a, const void *b)
+{
+	long x = *(const long *)a, y = *(const long *)b;
+
+	return (x > y) - (x < y);
+}
+
+static long median(int way, size_t count, double *spread)
+{
+	long sorted[REPEATS];
+	int i;
+
+	for (i = 0; i < REPEATS; i++)
+		sorted[i] = samples[way][count][i].convert;
+	qsort(sorted, REPEATS, sizeof(*sorted), compare);
+	*spread = 100.0 * (sorted[REPEATS - 1] - sorted[0]) / sorted[REPEATS / 2];
+	return sorted[REPEATS / 2];
+}
+
+static void print_table(void)
+{
+	size_t count;
+	double spread;
+	long figure;
+	int way;
+
+	printf("| Page no. |");
+	for (way = 0; way < NR_WAYS; way++)
+		printf(" %s | memslots |", names[way]);
+	printf("\n|--:|--:|--:|--:|--:|--:|--:|\n");
+	for (count = 0; count < NR_COUNTS; count++) {
+		printf("| %u |", counts[count]);
+		for (way = 0; way < NR_WAYS; way++) {
+			figure = median(way, count, &spread);
+			printf(" %ld (%.1f %%) | %u |", figure, spread,
+			       samples[way][count][0].slots);
+		}
+		printf("\n");
+	}
+}
+
+static void write_json(const char *path)
+{
+	const char *separator = "";
+	FILE *file = fopen(path, "w");
+	size_t count;
+	int way, i;
+
+	if (!file)
+		err(1, "%s", path);
+	fprintf(file, "[");
+	for (count = 0; count < NR_COUNTS; count++) {
+		for (i = 0; i < REPEATS; i++) {
+			for (way = 0; way < NR_WAYS; way++) {
+				struct sample *sample = &samples[way][count][i];
+
+				fprintf(file,
+					"%s\n{\"way\": \"%s\", \"pages\": %u, \"convert\": %ld, "
+					"\"memslots\": %u}",
+					separator, names[way], counts[count], sample->convert,
+					sample->slots);
+				separator = ",";
+			}
+		}
+	}
+	fprintf(file, "\n]\n");
+	if (fclose(file))
+		err(1, "%s", path);
+}
+
+int main(int argc, char **argv)
+{
+	size_t count;
+	int way, i;
+
+	if (argc != 2)
+		errx(2, "usage: splitting SAMPLES.json");
+
+	for (count = 0; count < NR_COUNTS; count++) {
+		/* The first round is to warm up. */
+		for (i = -1; i < REPEATS; i++) {
+			for (way = 0; way < NR_WAYS; way++) {
+				struct sample sample = measure(way, counts[count]);
+
+				if (i >= 0)
+					samples[way][count][i] = sample;
+			}
+		}
+	}
+	print_table();
+	write_json(argv[1]);
+	return 0;
+}
