@@ -13,10 +13,10 @@ guestseal: private memory for KVM guests in sealed memfds
   first time: make demo installs missing packages, fetches and builds all it
   needs: about 10 minutes and 6 GB on two cores. After that, minutes are:
 
-  demo          see a guest keep a secret from its host            0.5
-  test          all tests, normal kernel; NAME= picks one          5
-  test-full     all tests on the debug kernel too, long stress     30
-  bench         what a conversion costs, against guest_memfd       3
+  demo          see a guest keep a secret from its host            1.5
+  test          all tests, normal kernel; NAME= picks one          12
+  test-full     all tests on the debug kernel too, long stress     60
+  bench         what a conversion costs, against guest_memfd       1
   lint          checkpatch, sparse, W=1, clang-format, shellcheck  3
   check         does the series apply, and export the same?        0.1
 
