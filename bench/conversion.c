@@ -4,25 +4,13 @@
  * a guest-sealed memfd, a guest_memfd, and the same calls on a memfd that no
  * guest uses. Prints a table; writes all samples as JSON to the file that is
  * named as argument.
- *
- * To be run where CLOCK_MONOTONIC counts instructions: QEMU's -icount shift=0.
  */
-#include <err.h>
-#include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
 
-#ifndef F_SEAL_GUEST
-#define F_SEAL_GUEST 0x0040
-#endif
+#include "bench.h"
 
-#define REPEATS 5
 #define MOST_CYCLES 255
 #define MEMORY (64UL << 20)
 
@@ -44,21 +32,6 @@ struct sample {
 
 static struct sample samples[NR_WAYS][NR_SIZES][REPEATS];
 
-static int check(int ret, const char *what)
-{
-	if (ret < 0)
-		err(1, "%s", what);
-	return ret;
-}
-
-static long now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000L + t.tv_nsec;
-}
-
 static int create_vm(unsigned long type)
 {
 	static int kvm = -1;
@@ -66,14 +39,6 @@ static int create_vm(unsigned long type)
 	if (kvm < 0)
 		kvm = check(open("/dev/kvm", O_RDWR | O_CLOEXEC), "/dev/kvm");
 	return check(ioctl(kvm, KVM_CREATE_VM, type), "KVM_CREATE_VM");
-}
-
-static int create_memfd(const char *name, unsigned int flags)
-{
-	int fd = check(memfd_create(name, MFD_CLOEXEC | flags), "memfd_create");
-
-	check(ftruncate(fd, MEMORY), "ftruncate");
-	return fd;
 }
 
 static void bind(int vm, int fd, void *shared)
@@ -100,8 +65,7 @@ static void setup(void)
 	if (shared == MAP_FAILED)
 		err(1, "mmap");
 
-	fd = create_memfd("guestseal", MFD_ALLOW_SEALING);
-	check(fcntl(fd, F_ADD_SEALS, F_SEAL_GUEST), "F_SEAL_GUEST");
+	fd = create_sealed_memfd("guestseal", MEMORY);
 	bind(sealed_vm, fd, shared);
 	ways[GUESTSEAL] = (struct way){ "guestseal", fd, -1 };
 
@@ -110,7 +74,7 @@ static void setup(void)
 	bind(protected_vm, fd, shared);
 	ways[GUEST_MEMFD] = (struct way){ "guest_memfd", fd, protected_vm };
 
-	ways[BARE] = (struct way){ "bare memfd", create_memfd("bare", 0), -1 };
+	ways[BARE] = (struct way){ "bare memfd", create_memfd("bare", 0, MEMORY), -1 };
 }
 
 static void convert(const struct way *way, size_t offset, size_t size, int private)
@@ -159,23 +123,14 @@ static struct sample measure(const struct way *way, size_t size)
 	return taken[cycles / 2];
 }
 
-struct figure {
-	long median;
-	double spread; /* from least to most, in per cent of the median */
-};
-
 static struct figure cycle(int way, size_t size)
 {
-	struct sample sorted[REPEATS];
-	long median;
+	long costs[REPEATS];
+	int i;
 
-	memcpy(sorted, samples[way][size], sizeof(sorted));
-	qsort(sorted, REPEATS, sizeof(*sorted), compare);
-	median = cost(&sorted[REPEATS / 2]);
-	return (struct figure){
-		.median = median,
-		.spread = 100.0 * (cost(&sorted[REPEATS - 1]) - cost(&sorted[0])) / median,
-	};
+	for (i = 0; i < REPEATS; i++)
+		costs[i] = cost(&samples[way][size][i]);
+	return figure_of(costs);
 }
 
 static void print_table(void)

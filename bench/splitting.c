@@ -5,25 +5,14 @@
  * memslot and adding its parts again; KVM_SPLIT_MEMORY_REGION and then replacing
  * the page's memslot; fallocate. Prints a table; writes all samples as JSON to
  * the file that is named as argument.
- *
- * To be run where CLOCK_MONOTONIC counts instructions: QEMU's -icount shift=0.
  */
-#include <err.h>
-#include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
 
-#ifndef F_SEAL_GUEST
-#define F_SEAL_GUEST 0x0040
-#endif
+#include "bench.h"
 
-#define REPEATS 5
 #define PAGE 4096UL
 #define NR_PAGES 4096UL
 #define MEMORY (NR_PAGES * PAGE)
@@ -51,21 +40,6 @@ struct sample {
 };
 
 static struct sample samples[NR_WAYS][NR_COUNTS][REPEATS];
-
-static int check(int ret, const char *what)
-{
-	if (ret < 0)
-		err(1, "%s", what);
-	return ret;
-}
-
-static long now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000L + t.tv_nsec;
-}
 
 static void set_slot(struct guest *guest, unsigned int slot, char *memory, unsigned long page,
 		     unsigned long nr)
@@ -155,12 +129,8 @@ static void create_guest(struct guest *guest, int way)
 	}
 
 	*guest = (struct guest){ .shared = shared, .private = private, .memfd = -1, .slots = 1 };
-	if (way == FALLOCATE) {
-		guest->memfd = check(memfd_create("splitting", MFD_CLOEXEC | MFD_ALLOW_SEALING),
-				     "memfd_create");
-		check(ftruncate(guest->memfd, MEMORY), "ftruncate");
-		check(fcntl(guest->memfd, F_ADD_SEALS, F_SEAL_GUEST), "F_SEAL_GUEST");
-	}
+	if (way == FALLOCATE)
+		guest->memfd = create_sealed_memfd("splitting", MEMORY);
 	guest->vm = check(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
 	guest->vcpu = check(ioctl(guest->vm, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
 	set_slot(guest, 0, shared, 0, NR_PAGES);
@@ -207,30 +177,20 @@ static struct sample measure(int way, unsigned int count)
 	return sample;
 }
 
-static int compare(const void *a, const void *b)
+static struct figure conversion(int way, size_t count)
 {
-	long x = *(const long *)a, y = *(const long *)b;
-
-	return (x > y) - (x < y);
-}
-
-static long median(int way, size_t count, double *spread)
-{
-	long sorted[REPEATS];
+	long costs[REPEATS];
 	int i;
 
 	for (i = 0; i < REPEATS; i++)
-		sorted[i] = samples[way][count][i].convert;
-	qsort(sorted, REPEATS, sizeof(*sorted), compare);
-	*spread = 100.0 * (sorted[REPEATS - 1] - sorted[0]) / sorted[REPEATS / 2];
-	return sorted[REPEATS / 2];
+		costs[i] = samples[way][count][i].convert;
+	return figure_of(costs);
 }
 
 static void print_table(void)
 {
+	struct figure figure;
 	size_t count;
-	double spread;
-	long figure;
 	int way;
 
 	printf("| Page no. |");
@@ -240,8 +200,8 @@ static void print_table(void)
 	for (count = 0; count < NR_COUNTS; count++) {
 		printf("| %u |", counts[count]);
 		for (way = 0; way < NR_WAYS; way++) {
-			figure = median(way, count, &spread);
-			printf(" %ld (%.1f %%) | %u |", figure, spread,
+			figure = conversion(way, count);
+			printf(" %ld (%.1f %%) | %u |", figure.median, figure.spread,
 			       samples[way][count][0].slots);
 		}
 		printf("\n");

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the benchmarks have in common.
+ *
+ * To be run where CLOCK_MONOTONIC counts instructions: QEMU's -icount shift=0.
+ */
+#ifndef BENCH_H
+#define BENCH_H
+
+#include <err.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef F_SEAL_GUEST
+#define F_SEAL_GUEST 0x0040
+#endif
+
+/* Samples of which one figure is made. */
+#define REPEATS 5
+
+static inline int check(int ret, const char *what)
+{
+	if (ret < 0)
+		err(1, "%s", what);
+	return ret;
+}
+
+static inline long now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000L + t.tv_nsec;
+}
+
+static inline int create_memfd(const char *name, unsigned int flags, size_t size)
+{
+	int fd = check(memfd_create(name, MFD_CLOEXEC | flags), "memfd_create");
+
+	check(ftruncate(fd, size), "ftruncate");
+	return fd;
+}
+
+static inline int create_sealed_memfd(const char *name, size_t size)
+{
+	int fd = create_memfd(name, MFD_ALLOW_SEALING, size);
+
+	check(fcntl(fd, F_ADD_SEALS, F_SEAL_GUEST), "F_SEAL_GUEST");
+	return fd;
+}
+
+struct figure {
+	long median;
+	double spread; /* from least to most, in per cent of the median */
+};
+
+static inline int compare_longs(const void *a, const void *b)
+{
+	long x = *(const long *)a, y = *(const long *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* Sorts the values. */
+static inline struct figure figure_of(long values[REPEATS])
+{
+	long median;
+
+	qsort(values, REPEATS, sizeof(*values), compare_longs);
+	median = values[REPEATS / 2];
+	return (struct figure){
+		.median = median,
+		.spread = 100.0 * (values[REPEATS - 1] - values[0]) / median,
+	};
+}
+
+#endif
