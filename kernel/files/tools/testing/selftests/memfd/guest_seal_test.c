@@ -1710,10 +1710,29 @@ static long cgroup_read(FIXTURE_DATA(pages) *self, const char *name)
 	return read_number(path);
 }
 
+/*
+ * A child has run into a limit of 16 MB.  Its end may be ENOMEM or the OOM
+ * killer's.  Gives how much it has allocated.
+ */
+static off_t expect_memcg_limit(struct __test_metadata *_metadata, pid_t pid, int fd)
+{
+	off_t done;
+	int status;
+
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(!status || (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL));
+
+	done = lseek(fd, 0, SEEK_HOLE);
+	EXPECT_LE(MB(2), done);
+	EXPECT_GT(MB(16), done);
+	EXPECT_EQ(done, nr_allocated(fd) * page_size);
+	return done;
+}
+
 TEST_F(pages, memcg_limit)
 {
 	size_t size = MB(64);
-	int status, fd = new_sealed_memfd(size);
+	int fd = new_sealed_memfd(size);
 	off_t done;
 	pid_t pid;
 
@@ -1723,21 +1742,15 @@ TEST_F(pages, memcg_limit)
 		SKIP(return, "no memory cgroups");
 	ASSERT_TRUE(cgroup_write(self, "memory.max", "16M"));
 
-	/* The end may be ENOMEM or the OOM killer's. */
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
 		write_file("/proc/self/oom_score_adj", "1000");
 		_exit(fallocate(fd, 0, 0, size) && errno == ENOMEM ? 0 : 1);
 	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_TRUE(!status || (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL));
 
 	/* Charged to whom it belongs, and counted truthfully. */
-	done = lseek(fd, 0, SEEK_HOLE);
-	EXPECT_LE(MB(2), done);
-	EXPECT_GT(MB(16), done);
-	EXPECT_EQ(done, nr_allocated(fd) * page_size);
+	done = expect_memcg_limit(_metadata, pid, fd);
 	EXPECT_LE(done - page_size, cgroup_read(self, "memory.current"));
 
 	/* All of this can be given back, and had again with more memory. */
@@ -1752,7 +1765,7 @@ TEST_F(pages, memcg_limit)
 TEST_F(pages, memcg_limit_of_write)
 {
 	size_t size = MB(64);
-	int status, fd = new_sealed_memfd(size), source = new_memfd(0, size);
+	int fd = new_sealed_memfd(size), source = new_memfd(0, size);
 	char *buf;
 	off_t done;
 	pid_t pid;
@@ -1774,13 +1787,8 @@ TEST_F(pages, memcg_limit_of_write)
 		      pwrite(fd, buf + done, size - done, done) == -1 &&
 		      errno == ENOMEM ? 0 : 1);
 	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_TRUE(!status || (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL));
 
-	done = lseek(fd, 0, SEEK_HOLE);
-	EXPECT_LE(MB(2), done);
-	EXPECT_GT(MB(16), done);
-	EXPECT_EQ(done, nr_allocated(fd) * page_size);
+	done = expect_memcg_limit(_metadata, pid, fd);
 	EXPECT_LE(done, cgroup_read(self, "memory.current"));
 
 	ASSERT_TRUE(cgroup_write(self, "memory.max", "max"));

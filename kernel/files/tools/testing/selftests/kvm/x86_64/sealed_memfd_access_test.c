@@ -777,6 +777,17 @@ static void touch_clock(struct test_vm *tvm)
 	load(tvm->vcpu, gpa_of(0));
 }
 
+/* The clock is kept in the private page, and nowhere else. */
+static void expect_private_clock(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *self)
+{
+	struct pvclock_vcpu_time_info clock;
+
+	touch_clock(&self->tvm);
+	get_private(self, gpa_of(PAGE) + 64, &clock, sizeof(clock));
+	EXPECT_TRUE(clock_is_valid(&clock));
+	EXPECT_TRUE(is_poison(shared_page(self, PAGE)));
+}
+
 TEST_F(sealed, pv_clock)
 {
 	struct kvm_vcpu *vcpu = setup_private(self);
@@ -806,25 +817,18 @@ TEST_F(sealed, pv_clock)
 	EXPECT_TRUE(clock_is_valid(shared));
 
 	new_private(self, PAGE, 1);
-	touch_clock(&self->tvm);
-	get_private(self, gpa_of(PAGE) + 64, &clock, sizeof(clock));
-	EXPECT_TRUE(clock_is_valid(&clock));
-	EXPECT_TRUE(is_poison(shared_page(self, PAGE)));
+	expect_private_clock(_metadata, self);
 
 	/* Another page, the same place */
 	ASSERT_EQ(0, to_shared(self, PAGE, 1));
 	ASSERT_EQ(0, to_private(self, PAGE, 1));
-	touch_clock(&self->tvm);
-	get_private(self, gpa_of(PAGE) + 64, &clock, sizeof(clock));
-	EXPECT_TRUE(clock_is_valid(&clock));
-	EXPECT_TRUE(is_poison(shared_page(self, PAGE)));
+	expect_private_clock(_metadata, self);
 }
 
 /* No one is told when a page that is not bound comes or goes. */
 TEST_F(sealed, pv_clock_and_memslots)
 {
 	struct kvm_vcpu *vcpu = setup_private(self);
-	struct pvclock_vcpu_time_info clock;
 	int i;
 
 	enable_msr(_metadata, vcpu, MSR_KVM_SYSTEM_TIME_NEW, gpa_of(PAGE) + 64 + 1);
@@ -842,10 +846,7 @@ TEST_F(sealed, pv_clock_and_memslots)
 			poison_shared(self, PAGE);
 		}
 		ASSERT_EQ(0, add_slot(self, SLOT, 0, NR_PAGES));
-		touch_clock(&self->tvm);
-		get_private(self, gpa_of(PAGE) + 64, &clock, sizeof(clock));
-		EXPECT_TRUE(clock_is_valid(&clock));
-		EXPECT_TRUE(is_poison(shared_page(self, PAGE)));
+		expect_private_clock(_metadata, self);
 	}
 }
 

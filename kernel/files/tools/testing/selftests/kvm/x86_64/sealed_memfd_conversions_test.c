@@ -19,11 +19,11 @@ int main(int argc, char *argv[])
 	ksft_print_header();
 	ksft_set_plan(4);
 
-	race_test("explicit, one vCPU", KVM_X86_DEFAULT_VM, &one, NULL, 0);
-	race_test("explicit, several vCPUs", KVM_X86_DEFAULT_VM, &several, NULL, 0);
-	race_test("explicit and by userspace", KVM_X86_DEFAULT_VM, &several,
+	race_test("explicit, one vCPU", race_create, KVM_X86_DEFAULT_VM, &one, NULL, 0);
+	race_test("explicit, several vCPUs", race_create, KVM_X86_DEFAULT_VM, &several, NULL, 0);
+	race_test("explicit and by userspace", race_create, KVM_X86_DEFAULT_VM, &several,
 		  two_converters, ARRAY_SIZE(two_converters));
-	race_test("software-protected VM", KVM_X86_SW_PROTECTED_VM, &several,
+	race_test("software-protected VM", race_create, KVM_X86_SW_PROTECTED_VM, &several,
 		  one_converter, ARRAY_SIZE(one_converter));
 
 	ksft_finished();

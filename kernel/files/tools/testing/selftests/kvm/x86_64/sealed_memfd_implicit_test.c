@@ -69,39 +69,6 @@ static void implicit_guest_code(uint32_t seed)
 	GUEST_DONE();
 }
 
-static struct race *implicit_create(uint32_t type, const struct race_options *options)
-{
-	const struct vm_shape shape = { .mode = VM_MODE_DEFAULT, .type = type };
-	int bit = kvm_check_cap(KVM_CAP_X86_SHARED_GPA_BIT);
-	struct race *race = calloc(1, sizeof(*race));
-	unsigned int i;
-
-	TEST_ASSERT(race && options->nr_vcpus <= RACE_MAX_VCPUS, "Too much");
-	race->nr_vcpus = options->nr_vcpus;
-	race->vm = __vm_create(shape, race->nr_vcpus, 64);
-	vm_enable_shared_bit(race->vm, bit);
-
-	race->fd = memfd_create("sealed_memfd", MFD_ALLOW_SEALING);
-	TEST_ASSERT(!ftruncate(race->fd, RACE_SIZE) &&
-		    !fcntl(race->fd, F_ADD_SEALS, F_SEAL_GUEST),
-		    __KVM_SYSCALL_ERROR("F_SEAL_GUEST", -1));
-	race->shared = mmap(NULL, RACE_SIZE, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	TEST_ASSERT(race->shared != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
-	TEST_ASSERT(!race_set_slot(race, race->vm, true),
-		    __KVM_SYSCALL_ERROR("KVM_SET_USER_MEMORY_REGION2", -1));
-	virt_map(race->vm, RACE_GPA, RACE_GPA, RACE_NR_PAGES);
-	virt_map(race->vm, RACE_GPA + SHARED_ALIAS, RACE_GPA | BIT_ULL(bit), RACE_NR_PAGES);
-
-	race->control = addr_gva2hva(race->vm, (vm_vaddr_t)&race_control);
-	race->control->iterations = options->iterations;
-	for (i = 0; i < race->nr_vcpus; i++) {
-		race->vcpus[i] = vm_vcpu_add(race->vm, i, implicit_guest_code);
-		vcpu_args_set(race->vcpus[i], 1, i + 1);
-	}
-	return race;
-}
-
 /* What the guest asks for, most of the time. */
 static void handle_memory_fault(struct race *race, struct kvm_run *run, unsigned int *seed)
 {
@@ -185,35 +152,18 @@ static void *implicit_discarder(void *data)
 	return NULL;
 }
 
-static void implicit_test(const char *name, uint32_t type, const struct race_options *options,
-			  void *(*const *threads)(void *), unsigned int nr_threads)
+static struct race *implicit_create(uint32_t type, unsigned int nr_vcpus,
+				    uint32_t iterations)
 {
-	struct race_vcpu vcpus[RACE_MAX_VCPUS];
+	const struct vm_shape shape = { .mode = VM_MODE_DEFAULT, .type = type };
+	struct kvm_vm *vm = __vm_create(shape, nr_vcpus, 64);
+	int bit = kvm_check_cap(KVM_CAP_X86_SHARED_GPA_BIT);
 	struct race *race;
-	pthread_t ids[2];
-	unsigned int i;
 
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(type))) {
-		ksft_test_result_skip("%s: no such VM type\n", name);
-		return;
-	}
-
-	TEST_ASSERT(nr_threads <= ARRAY_SIZE(ids), "Too many threads");
-	race = implicit_create(type, options);
-	for (i = 0; i < nr_threads; i++)
-		pthread_create(&ids[i], NULL, threads[i], race);
-	for (i = 0; i < race->nr_vcpus; i++) {
-		vcpus[i].race = race;
-		vcpus[i].vcpu = race->vcpus[i];
-		pthread_create(&vcpus[i].thread, NULL, implicit_run_vcpu, &vcpus[i]);
-	}
-	for (i = 0; i < race->nr_vcpus; i++)
-		pthread_join(vcpus[i].thread, NULL);
-	WRITE_ONCE(race->stop, true);
-	for (i = 0; i < nr_threads; i++)
-		pthread_join(ids[i], NULL);
-	race_free(race);
-	ksft_test_result_pass("%s\n", name);
+	vm_enable_shared_bit(vm, bit);
+	race = race_setup(vm, nr_vcpus, iterations, implicit_guest_code, implicit_run_vcpu);
+	virt_map(vm, RACE_GPA + SHARED_ALIAS, RACE_GPA | BIT_ULL(bit), RACE_NR_PAGES);
+	return race;
 }
 
 static void *(*const threads[])(void *) = { implicit_converter, implicit_discarder };
@@ -227,12 +177,12 @@ int main(int argc, char *argv[])
 	ksft_print_header();
 	ksft_set_plan(4);
 
-	implicit_test("one vCPU", KVM_X86_DEFAULT_VM, &one, NULL, 0);
-	implicit_test("several vCPUs", KVM_X86_DEFAULT_VM, &several, NULL, 0);
-	implicit_test("with conversions by userspace", KVM_X86_DEFAULT_VM, &several,
-		      threads, ARRAY_SIZE(threads));
-	implicit_test("software-protected VM", KVM_X86_SW_PROTECTED_VM, &several,
-		      threads, ARRAY_SIZE(threads));
+	race_test("one vCPU", implicit_create, KVM_X86_DEFAULT_VM, &one, NULL, 0);
+	race_test("several vCPUs", implicit_create, KVM_X86_DEFAULT_VM, &several, NULL, 0);
+	race_test("with conversions by userspace", implicit_create, KVM_X86_DEFAULT_VM,
+		  &several, threads, ARRAY_SIZE(threads));
+	race_test("software-protected VM", implicit_create, KVM_X86_SW_PROTECTED_VM, &several,
+		  threads, ARRAY_SIZE(threads));
 
 	ksft_finished();
 }

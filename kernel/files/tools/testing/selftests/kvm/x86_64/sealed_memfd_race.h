@@ -133,6 +133,8 @@ struct race {
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpus[RACE_MAX_VCPUS];
 	unsigned int nr_vcpus;
+	/* Takes a struct race_vcpu. */
+	void *(*run_vcpu)(void *data);
 	struct race_control *control;
 	char *shared;
 	int fd;
@@ -146,16 +148,18 @@ static inline int race_set_slot(struct race *race, struct kvm_vm *vm, bool prese
 					    race->fd, 0);
 }
 
-static inline struct race *race_create(uint32_t type, unsigned int nr_vcpus,
-				       uint32_t iterations)
+/* Gives a VM without vCPUs what it takes: memory, and vCPUs. */
+static inline struct race *race_setup(struct kvm_vm *vm, unsigned int nr_vcpus,
+				      uint32_t iterations, void (*guest_code)(uint32_t),
+				      void *(*run_vcpu)(void *))
 {
-	const struct vm_shape shape = { .mode = VM_MODE_DEFAULT, .type = type };
 	struct race *race = calloc(1, sizeof(*race));
 	unsigned int i;
 
 	TEST_ASSERT(race && nr_vcpus <= RACE_MAX_VCPUS, "Too much");
+	race->vm = vm;
 	race->nr_vcpus = nr_vcpus;
-	race->vm = __vm_create_with_vcpus(shape, nr_vcpus, 64, race_guest_code, race->vcpus);
+	race->run_vcpu = run_vcpu;
 	race->fd = new_sealed_memfd(RACE_SIZE);
 	race->shared = mmap(NULL, RACE_SIZE, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -163,13 +167,14 @@ static inline struct race *race_create(uint32_t type, unsigned int nr_vcpus,
 
 	TEST_ASSERT(!race_set_slot(race, race->vm, true),
 		    __KVM_SYSCALL_ERROR("KVM_SET_USER_MEMORY_REGION2", -1));
-	vm_enable_cap(race->vm, KVM_CAP_EXIT_HYPERCALL, BIT(KVM_HC_MAP_GPA_RANGE));
 	virt_map(race->vm, RACE_GPA, RACE_GPA, RACE_NR_PAGES);
 
 	race->control = addr_gva2hva(race->vm, (vm_vaddr_t)&race_control);
 	race->control->iterations = iterations;
-	for (i = 0; i < nr_vcpus; i++)
+	for (i = 0; i < nr_vcpus; i++) {
+		race->vcpus[i] = vm_vcpu_add(race->vm, i, guest_code);
 		vcpu_args_set(race->vcpus[i], 1, i + 1);
+	}
 	return race;
 }
 
@@ -298,6 +303,17 @@ static inline void *race_run_vcpu(void *data)
 	}
 }
 
+/* Converts explicitly. */
+static inline struct race *race_create(uint32_t type, unsigned int nr_vcpus,
+				       uint32_t iterations)
+{
+	const struct vm_shape shape = { .mode = VM_MODE_DEFAULT, .type = type };
+	struct kvm_vm *vm = __vm_create(shape, nr_vcpus, 64);
+
+	vm_enable_cap(vm, KVM_CAP_EXIT_HYPERCALL, BIT(KVM_HC_MAP_GPA_RANGE));
+	return race_setup(vm, nr_vcpus, iterations, race_guest_code, race_run_vcpu);
+}
+
 /* Runs the vCPUs to their end, and threads with them. */
 static inline void race_run(struct race *race, void *(*const *threads)(void *),
 			    unsigned int nr_threads)
@@ -312,7 +328,7 @@ static inline void race_run(struct race *race, void *(*const *threads)(void *),
 	for (i = 0; i < race->nr_vcpus; i++) {
 		vcpus[i].race = race;
 		vcpus[i].vcpu = race->vcpus[i];
-		pthread_create(&vcpus[i].thread, NULL, race_run_vcpu, &vcpus[i]);
+		pthread_create(&vcpus[i].thread, NULL, race->run_vcpu, &vcpus[i]);
 	}
 	for (i = 0; i < race->nr_vcpus; i++)
 		pthread_join(vcpus[i].thread, NULL);
@@ -348,8 +364,9 @@ static inline struct race_options race_parse_options(int argc, char *argv[])
 }
 
 /* One test case: a VM of @type from beginning to end. */
-static inline void race_test(const char *name, uint32_t type,
-			     const struct race_options *options,
+static inline void race_test(const char *name,
+			     struct race *(*create)(uint32_t, unsigned int, uint32_t),
+			     uint32_t type, const struct race_options *options,
 			     void *(*const *threads)(void *), unsigned int nr_threads)
 {
 	struct race *race;
@@ -359,7 +376,7 @@ static inline void race_test(const char *name, uint32_t type,
 		return;
 	}
 
-	race = race_create(type, options->nr_vcpus, options->iterations);
+	race = create(type, options->nr_vcpus, options->iterations);
 	race_run(race, threads, nr_threads);
 	race_free(race);
 	ksft_test_result_pass("%s\n", name);

@@ -129,9 +129,10 @@ int main(int argc, char *argv[])
 	ksft_print_header();
 	ksft_set_plan(3);
 
-	race_test("default VM", KVM_X86_DEFAULT_VM, &options, threads, ARRAY_SIZE(threads));
-	race_test("software-protected VM", KVM_X86_SW_PROTECTED_VM, &options, threads,
+	race_test("default VM", race_create, KVM_X86_DEFAULT_VM, &options, threads,
 		  ARRAY_SIZE(threads));
+	race_test("software-protected VM", race_create, KVM_X86_SW_PROTECTED_VM, &options,
+		  threads, ARRAY_SIZE(threads));
 	test_killed(&options);
 
 	ksft_finished();
