@@ -393,11 +393,16 @@ TEST_F(sealed, while_guest_runs)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, touch_all_the_time, &toucher));
 	for (i = 0; i < 3; i++) {
 		wait_for_more(&toucher.nr_done);
-		ASSERT_TRUE(poison(pfn));
+		/* It's lost also if a fault that starts over still holds it. */
+		ASSERT_TRUE(poison(pfn) || errno == EBUSY);
 		/* One that was on its way may still get through. */
 		wait_for_more(&toucher.nr_lost);
 		ASSERT_EQ(0, to_shared(self, PAGE, 1));
-		ASSERT_TRUE(unpoison(pfn));
+		/* A fault that has just found it lost lets go of it soon. */
+		while (!unpoison(pfn)) {
+			ASSERT_EQ(EBUSY, errno);
+			usleep(100);
+		}
 		pfn = to_known_private(self, PAGE);
 		if (!pfn)
 			break;
