@@ -901,8 +901,10 @@ static __attribute__((naked)) void guest_outs(void)
 
 static __attribute__((naked)) void guest_emulated_store_loop(void)
 {
-	asm volatile("1: " KVM_FEP "movq $1, (%rdi)\n\t"
-		     "cmpq $0, guest_stop(%rip)\n\t"
+	/* The last one is after guest_stop was set. */
+	asm volatile("1: mov guest_stop(%rip), %rax\n\t"
+		     KVM_FEP "movq $1, (%rdi)\n\t"
+		     "test %rax, %rax\n\t"
 		     "je 1b\n\t"
 		     "ret");
 }
