@@ -112,8 +112,14 @@ static const struct guest_memory_ops shmem_guest_ops = {
 static bool shmem_guest_in_use(struct inode *inode)
 {
 	struct shmem_inode_info *info = SHMEM_I(inode);
+	bool mapped;
 
-	return mapping_mapped(inode->i_mapping) || inode->i_mapping->nrpages ||
+	/* A mapping that is being changed is not in i_mmap for a moment. */
+	i_mmap_lock_read(inode->i_mapping);
+	mapped = mapping_mapped(inode->i_mapping);
+	i_mmap_unlock_read(inode->i_mapping);
+
+	return mapped || inode->i_mapping->nrpages ||
 	       READ_ONCE(info->alloced) || READ_ONCE(info->swapped);
 }
 
@@ -147,7 +153,7 @@ int shmem_guest_seal(struct inode *inode)
 	 * seen the seal is seen here.
 	 */
 	WRITE_ONCE(info->seals, old | F_SEAL_GUEST | F_SEAL_SHRINK | F_SEAL_GROW);
-	/* Pairs with shmem_get_folio_gfp(), and the locking of i_mmap. */
+	/* Pairs with shmem_get_folio_gfp() and collapse_file(). */
 	smp_mb();
 	if (shmem_guest_in_use(inode))
 		goto unseal;

@@ -151,8 +151,14 @@ static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 		kvm_mmu_invalidate_begin(kvm);
 		if (kvm_mmu_unmap_gfn_range(kvm, &range))
 			kvm_flush_remote_tlbs(kvm);
+		if (event != GUEST_MEMORY_ERROR)
+			kvm_arch_zap_converted_page_tables(kvm, range.start, range.end);
 	}
 	KVM_MMU_UNLOCK(kvm);
+
+	/* Legacy SEV must write back what it cached before pages are freed. */
+	if (slot && event == GUEST_MEMORY_UNMAP)
+		kvm_arch_guest_memory_reclaimed(kvm);
 }
 
 /*
@@ -848,7 +854,7 @@ int kvm_sealed_memfd_write(const struct kvm_memory_slot *slot, gfn_t gfn,
  *
  * Context: Process context, kvm->srcu held until kvm_sealed_memfd_unmap_copy(),
  *	may sleep.
- * Return: 0, -ENOMEM, or -EINVAL if the page can't be read.
+ * Return: 0, -ENOMEM, or -EINVAL if the page can't be read or is read-only.
  */
 int kvm_sealed_memfd_map_copy(struct kvm_memory_slot *slot, gfn_t gfn,
 			      struct kvm_host_map *map)
@@ -860,7 +866,8 @@ int kvm_sealed_memfd_map_copy(struct kvm_memory_slot *slot, gfn_t gfn,
 	if (!copy)
 		return -ENOMEM;
 
-	if (kvm_sealed_memfd_read(slot, gfn, copy, 0, PAGE_SIZE, KVM_EITHER_HALF)) {
+	if (slot->flags & KVM_MEM_READONLY ||
+	    kvm_sealed_memfd_read(slot, gfn, copy, 0, PAGE_SIZE, KVM_EITHER_HALF)) {
 		kfree(copy);
 		return -EINVAL;
 	}
@@ -946,6 +953,10 @@ int kvm_sealed_memfd_prepare_replace(const struct kvm_memory_slot *old,
 
 	sealed->id = new->id;
 	sealed->registered = false;
+	/* A conversion that goes on now is the old one's. */
+	sealed->change_start = 0;
+	sealed->change_end = 0;
+	sealed->slot = NULL;
 
 	new->gmem = old->gmem;
 	new->gmem.file = get_file(old->gmem.file);

@@ -559,12 +559,21 @@ TEST_F(sealed, read_only)
 	struct test_vm *tvm = &self->tvm;
 	struct kvm_run *run = tvm->vcpu->run;
 	uint64_t content[PAGE_SIZE / 8] = { PRIVATE_VALUE(PAGE) };
+	int i;
 
 	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
 	ASSERT_EQ(0, set_flags(self, KVM_MEM_READONLY));
 	ASSERT_EQ(PAGE_SIZE, pwrite(self->fd, content, PAGE_SIZE, PAGE * PAGE_SIZE));
 	EXPECT_EQ(PRIVATE_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE)));
 	EXPECT_EQ(SHARED_VALUE(0), guest_read(tvm, gpa_of(0)));
+
+	/* Nor does KVM write there. */
+	for (i = 0; i < 2; i++) {
+		vcpu_set_msr(tvm->vcpu, MSR_KVM_SYSTEM_TIME_NEW, gpa_of(i * PAGE) + 64 + 1);
+		EXPECT_EQ(0, guest_read(tvm, gpa_of(i * PAGE) + 64));
+		EXPECT_EQ(0, guest_read(tvm, gpa_of(i * PAGE) + 64 + 24));
+	}
+	vcpu_set_msr(tvm->vcpu, MSR_KVM_SYSTEM_TIME_NEW, 0);
 
 	/* To a shared page: userspace does what there is to do. */
 	guest_command_set(tvm, GUEST_WRITE, gpa_of(0), 1);
