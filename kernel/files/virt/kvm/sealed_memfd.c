@@ -20,7 +20,8 @@
  * wait for kvm->srcu.
  *
  * Memslot updates wait for changes to end with slots_lock held, hence changes
- * never take it.  When memslots are replaced by others of the same memory that
+ * never take it.  Nor does a change begin while an update waits for nothing but
+ * its turn.  When memslots are replaced by others of the same memory that
  * is done with the invalidate_lock held, too, which only keeps the file's own
  * changes from beginning.
  *
@@ -82,6 +83,11 @@ static pgoff_t kvm_sealed_memfd_index(const struct kvm_memory_slot *slot, gfn_t 
 	return gfn - slot->base_gfn + slot->gmem.pgoff;
 }
 
+static gfn_t kvm_sealed_memfd_gfn(const struct kvm_memory_slot *slot, pgoff_t index)
+{
+	return slot->base_gfn + index - slot->gmem.pgoff;
+}
+
 /*
  * NULL if the memslot is not visible yet, or no more.  With the memslots frozen
  * the active ones stay, even without kvm->srcu.
@@ -123,13 +129,17 @@ static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 	struct kvm_memory_slot *slot;
 	unsigned long hva;
 
+	/* A long range comes as many short ones. */
+	if (event != GUEST_MEMORY_ERROR)
+		kvm_memslots_yield(kvm);
+
 	kvm_memslots_freeze(kvm);
 
 	slot = kvm_sealed_memfd_slot(sealed);
 	sealed->slot = slot;
 	if (slot) {
 		/* These know either half by the hva of the shared one. */
-		hva = __gfn_to_hva_memslot(slot, slot->base_gfn + start - slot->gmem.pgoff);
+		hva = __gfn_to_hva_memslot(slot, kvm_sealed_memfd_gfn(slot, start));
 		gfn_to_pfn_cache_invalidate_start(kvm, hva,
 						  hva + ((end - start) << PAGE_SHIFT));
 	}
@@ -139,8 +149,8 @@ static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 	if (slot) {
 		struct kvm_gfn_range range = {
 			.slot = slot,
-			.start = slot->base_gfn + start - slot->gmem.pgoff,
-			.end = slot->base_gfn + end - slot->gmem.pgoff,
+			.start = kvm_sealed_memfd_gfn(slot, start),
+			.end = kvm_sealed_memfd_gfn(slot, end),
 			.may_block = event != GUEST_MEMORY_ERROR,
 			/* The half that is to go out of force. */
 			.attr_filter = event == GUEST_MEMORY_MAP ?
@@ -151,8 +161,6 @@ static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 		kvm_mmu_invalidate_begin(kvm);
 		if (kvm_mmu_unmap_gfn_range(kvm, &range))
 			kvm_flush_remote_tlbs(kvm);
-		if (event != GUEST_MEMORY_ERROR)
-			kvm_arch_zap_converted_page_tables(kvm, range.start, range.end);
 	}
 	KVM_MMU_UNLOCK(kvm);
 
@@ -169,7 +177,7 @@ static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 static void kvm_sealed_memfd_mark_dirty(struct kvm_memory_slot *slot, bool private,
 					pgoff_t start, pgoff_t end)
 {
-	gfn_t gfn = slot->base_gfn + start - slot->gmem.pgoff;
+	gfn_t gfn = kvm_sealed_memfd_gfn(slot, start);
 
 	if (!slot->dirty_bitmap)
 		return;
@@ -193,14 +201,19 @@ static void kvm_sealed_memfd_end(struct guest_memory_notifier *notifier,
 
 	KVM_MMU_LOCK(kvm);
 	kvm_sealed_memfd_set_change(sealed, event, 0, 0);
-	if (slot)
+	if (slot) {
+		/* Until here vCPUs may have read page tables as they were. */
+		if (event != GUEST_MEMORY_ERROR)
+			kvm_arch_zap_converted_page_tables(kvm,
+							   kvm_sealed_memfd_gfn(slot, start),
+							   kvm_sealed_memfd_gfn(slot, end));
 		kvm_mmu_invalidate_end(kvm);
+	}
 	KVM_MMU_UNLOCK(kvm);
 
 	if (slot)
-		trace_kvm_sealed_memfd_end(event,
-					   slot->base_gfn + start - slot->gmem.pgoff,
-					   slot->base_gfn + end - slot->gmem.pgoff);
+		trace_kvm_sealed_memfd_end(event, kvm_sealed_memfd_gfn(slot, start),
+					   kvm_sealed_memfd_gfn(slot, end));
 
 	kvm_memslots_unfreeze(kvm);
 }

@@ -554,6 +554,11 @@ TEST_F(sealed, dirty_ring)
 /*
  * Read-only memslots
  */
+static __attribute__((naked)) void guest_locked_inc(void)
+{
+	asm volatile("lock incq (%rdi); ret");
+}
+
 TEST_F(sealed, read_only)
 {
 	struct test_vm *tvm = &self->tvm;
@@ -585,6 +590,16 @@ TEST_F(sealed, read_only)
 	guest_result(tvm);
 	EXPECT_EQ(SHARED_VALUE(0), guest_read(tvm, gpa_of(0)));
 
+	guest_command_set(tvm, GUEST_CALL, (uint64_t)guest_locked_inc, gpa_of(0));
+	vcpu_run(tvm->vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(tvm->vcpu, KVM_EXIT_MMIO);
+	EXPECT_TRUE(run->mmio.is_write);
+	EXPECT_EQ(gpa_of(0), run->mmio.phys_addr);
+	EXPECT_EQ(SHARED_VALUE(0) + 1, *(uint64_t *)run->mmio.data);
+	vcpu_run(tvm->vcpu);
+	guest_result(tvm);
+	EXPECT_EQ(SHARED_VALUE(0), guest_read(tvm, gpa_of(0)));
+
 	/* To a private one: it's told, but not what was to be written. */
 	guest_command_set(tvm, GUEST_WRITE, gpa_of(PAGE), 0x5ec2e7);
 	memset(&run->mmio, 0, sizeof(run->mmio));
@@ -604,6 +619,45 @@ TEST_F(sealed, read_only)
 	guest_result(tvm);
 	EXPECT_EQ(SHARED_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE)));
 	EXPECT_EQ(SHARED_VALUE(PAGE), *shared_page(self, PAGE));
+}
+
+/* KVM walks page tables that it can't mark as accessed. */
+TEST_F(sealed, read_only_page_table)
+{
+	const uint64_t pte_flags = PTE_PRESENT_MASK | PTE_WRITABLE_MASK;
+	uint64_t target = vm_vaddr_alloc_page(self->vm);
+	uint64_t table[PAGE_SIZE / 8] = {};
+	struct test_vm *tvm = &self->tvm;
+	struct kvm_run *run = tvm->vcpu->run;
+	const uint64_t data = 0x1122334455667788ul;
+	int level = PG_LEVEL_2M;
+	uint64_t *pde;
+	int i;
+
+	table[0] = addr_gva2gpa(self->vm, target) | pte_flags;
+	virt_map(self->vm, PT_GVA, OTHER_GPA, 1);
+	pde = __vm_get_page_table_entry(self->vm, PT_GVA, &level);
+	*pde = (*pde & ~PHYSICAL_PAGE_MASK) | gpa_of(PAGE);
+	memcpy(shared_page(self, PAGE), table, PAGE_SIZE);
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	ASSERT_EQ(0, set_flags(self, KVM_MEM_READONLY));
+
+	for (i = 0; i < 2; i++) {
+		guest_write(tvm, target, 0);
+		guest_command_set(tvm, GUEST_MOVSQ, MMIO_GPA, PT_GVA);
+		vcpu_run(tvm->vcpu);
+		TEST_ASSERT_KVM_EXIT_REASON(tvm->vcpu, KVM_EXIT_MMIO);
+		memcpy(run->mmio.data, &data, 8);
+		vcpu_run(tvm->vcpu);
+		guest_result(tvm);
+		EXPECT_EQ(data, guest_read(tvm, target));
+		EXPECT_EQ(table[0], guest_read(tvm, gpa_of(PAGE)));
+
+		/* The same table in the private half */
+		if (!i)
+			ASSERT_EQ(PAGE_SIZE, pwrite(self->fd, table, PAGE_SIZE,
+						    PAGE * PAGE_SIZE));
+	}
 }
 
 TEST_F(sealed, read_only_flags)

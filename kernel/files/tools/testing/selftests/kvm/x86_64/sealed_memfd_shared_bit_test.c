@@ -858,6 +858,9 @@ TEST_F(shared_bit, mmio_emulated_operands)
  */
 #define STRING_PORT	0x0f
 
+/* The bytes of KVM_FEP */
+static const char fep[5] = { 0x0f, 0x0b, 'k', 'v', 'm' };
+
 static __attribute__((used)) uint64_t guest_stop;
 
 static __attribute__((naked)) void guest_emulated_load(void)
@@ -912,6 +915,18 @@ static __attribute__((naked)) void guest_emulated_store_loop(void)
 static uint32_t guest_read32(struct test_vm *tvm, uint64_t addr)
 {
 	return guest_run(tvm, GUEST_CALL, (uint64_t)guest_mov32, addr);
+}
+
+/* Pushes two words, CS above RIP, with the stack where the argument says. */
+static __attribute__((naked)) void guest_far_call(void)
+{
+	asm volatile("push %rbx; push %rcx; sub $8, %rsp\n\t"
+		     "lea 1f(%rip), %rax\n\t"
+		     "mov %eax, (%rsp); mov %cs, 4(%rsp)\n\t"
+		     "mov %rsp, %rbx; mov %rsp, %rcx; mov %rdi, %rsp\n\t"
+		     KVM_FEP "lcall *(%rcx)\n\t"
+		     "1: mov %rbx, %rsp\n\t"
+		     "add $8, %rsp; pop %rcx; pop %rbx; ret");
 }
 
 static void set_page(FIXTURE_DATA(shared_bit) *self, unsigned long page, uint64_t kind)
@@ -980,16 +995,15 @@ TEST_F(shared_bit, emulated_fetch)
 {
 	/* mov (%rdi),%rax; ret */
 	const uint64_t code = 0xc3078b48;
-	static const char prefix[5] = { 0x0f, 0x0b, 'k', 'v', 'm' };
 	struct test_vm *tvm = self->tvm;
 
 	if (!force_emulation())
 		SKIP(return, "no forced emulation");
 
 	/* That's not something the CPU would come upon. */
-	memcpy((char *)shared_page(&self->sealed, PAGE) - sizeof(prefix), prefix, sizeof(prefix));
+	memcpy((char *)shared_page(&self->sealed, PAGE) - sizeof(fep), fep, sizeof(fep));
 	ASSERT_EQ(0, convert(self, PAGE, PRIVATE));
-	guest_command_set(tvm, GUEST_CALL, gva_of(PAGE, SHARED) - sizeof(prefix),
+	guest_command_set(tvm, GUEST_CALL, gva_of(PAGE, SHARED) - sizeof(fep),
 			  gva_of(1, SHARED));
 	expect_mismatch(_metadata, tvm, PAGE, SHARED);
 	ASSERT_EQ(0, convert(self, PAGE, SHARED));
@@ -1029,6 +1043,49 @@ TEST_F(shared_bit, emulated_mmio_operands)
 		EXPECT_EQ(0, *(uint64_t *)run->mmio.data);
 		guest_continue(tvm);
 		set_page(self, PAGE, SHARED);
+	}
+}
+
+/* Back to KVM_FEP, or else the CPU executes what KVM has not. */
+static void emulate_again(struct kvm_vcpu *vcpu)
+{
+	struct kvm_regs regs;
+
+	vcpu_regs_get(vcpu, &regs);
+	regs.rip -= sizeof(fep);
+	vcpu_regs_set(vcpu, &regs);
+}
+
+/* The first of two writes is for a device, which hears of it when both are done. */
+TEST_F(shared_bit, emulated_mmio_and_store)
+{
+	struct test_vm *tvm = self->tvm;
+	struct kvm_run *run = tvm->vcpu->run;
+	uint64_t kind, stack = PT_GVA;
+
+	if (!force_emulation())
+		SKIP(return, "no forced emulation");
+
+	for (kind = 0; kind <= PRIVATE; kind += PRIVATE, stack += PAGE_SIZE) {
+		virt_map(self->vm, stack,
+			 gpa_of(PAGE) | (kind == SHARED ? self->bit : 0), 1);
+		stack += PAGE_SIZE;
+		virt_map(self->vm, stack, MMIO_GPA, 1);
+
+		set_page(self, PAGE, kind ^ PRIVATE);
+		guest_command_set(tvm, GUEST_CALL, (uint64_t)guest_far_call, stack + 4);
+		expect_mismatch(_metadata, tvm, PAGE, kind);
+		emulate_again(tvm->vcpu);
+		expect_mismatch(_metadata, tvm, PAGE, kind);
+		emulate_again(tvm->vcpu);
+		set_page(self, PAGE, kind);
+		vcpu_run(tvm->vcpu);
+		TEST_ASSERT_KVM_EXIT_REASON(tvm->vcpu, KVM_EXIT_MMIO);
+		EXPECT_EQ(MMIO_GPA, run->mmio.phys_addr);
+		EXPECT_TRUE(run->mmio.is_write);
+		EXPECT_EQ(4, run->mmio.len);
+		guest_continue(tvm);
+		EXPECT_NE(0, guest_read(tvm, gva_of(PAGE + 1, kind) - 8) >> 32);
 	}
 }
 

@@ -5,6 +5,7 @@
  *
  * What host userspace can do with such a file is the memfd selftests' matter.
  */
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -537,6 +538,63 @@ TEST_F(sealed, replace_by_ordinary_slot)
 	ASSERT_EQ(0, to_shared(self, PAGE, 1));
 	ASSERT_EQ(0, to_private(self, PAGE, 2));
 	EXPECT_EQ(SHARED_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE)));
+}
+
+/* Converted in many chunks */
+#define MANY_PAGES	(16 * NR_PAGES)
+
+struct converter {
+	int fd;
+	unsigned long calls;
+	bool stop;
+};
+
+static void *convert_all_the_time(void *data)
+{
+	struct converter *converter = data;
+	const unsigned long size = MANY_PAGES * PAGE_SIZE;
+
+	while (!READ_ONCE(converter->stop)) {
+		TEST_ASSERT(!fallocate(converter->fd, 0, 0, size), "Can't allocate");
+		WRITE_ONCE(converter->calls, converter->calls + 1);
+		TEST_ASSERT(!fallocate(converter->fd, PUNCH, 0, size), "Can't punch");
+		WRITE_ONCE(converter->calls, converter->calls + 1);
+	}
+	return NULL;
+}
+
+/* A memslot can be had while a long conversion goes on. */
+TEST_F(sealed, change_slot_during_long_conversion)
+{
+	const unsigned long size = MANY_PAGES * PAGE_SIZE;
+	struct converter converter = { .fd = new_sealed_memfd(size) };
+	const int nr_changes = 40;
+	unsigned long calls;
+	pthread_t thread;
+	char *shared;
+	int i;
+
+	shared = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, shared);
+	ASSERT_EQ(0, set_slot(self->vm, SLOT + 1, KVM_MEM_GUEST_MEMFD, MMIO_GPA + SIZE, size,
+			      shared, converter.fd, 0));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, convert_all_the_time, &converter));
+	while (!READ_ONCE(converter.calls))
+		sched_yield();
+
+	calls = converter.calls;
+	for (i = 0; i < nr_changes; i++) {
+		ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+		ASSERT_EQ(0, add_slot(self, SLOT, 0, NR_PAGES));
+	}
+	calls = READ_ONCE(converter.calls) - calls;
+	WRITE_ONCE(converter.stop, true);
+	pthread_join(thread, NULL);
+	/* Kept waiting, each change would take several calls. */
+	EXPECT_GT(2 * nr_changes, calls);
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT + 1));
+	munmap(shared, size);
+	close(converter.fd);
 }
 
 TEST_F(sealed, close_file)
