@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "sealed_memfd.h"
+#include "sealed_memfd_trace.h"
 
 #define HWPOISON_DIR	"/sys/kernel/debug/hwpoison/"
 #define SOFT_OFFLINE	"/sys/devices/system/memory/soft_offline_page"
@@ -37,86 +38,44 @@ static bool unpoison(uint64_t pfn)
 
 /*
  * The page frame of a sealed memfd's page can't be looked up.  But it's the one
- * that is in use by shmem since the page is allocated.
+ * page for userspace that fallocate() takes from the page allocator.
  */
-#define KPF_SWAPBACKED	14
-#define MAX_PFNS	(4ul << 20)
-/* Where to look first: around what was found last, by whatever test. */
-#define NEAR_PFNS	(16ul << 10)
+static const char * const traced_events[] = { "kmem/mm_page_alloc" };
+static bool tracing;
 
-static uint64_t *last_pfn;
-
-static size_t read_page_flags(uint64_t *flags, uint64_t pfn, size_t nr)
+static uint64_t traced_pfn(void)
 {
-	int fd = open("/proc/kpageflags", O_RDONLY);
-	ssize_t ret, len = 0;
+	FILE *file = trace_open();
+	uint64_t pfn, found = 0;
+	char line[512];
+	char *event;
+	int nr = 0;
 
-	if (fd < 0)
-		return 0;
-	while ((ret = pread(fd, (char *)flags + len, nr * 8 - len, pfn * 8 + len)) > 0)
-		len += ret;
-	close(fd);
-	return len / 8;
-}
-
-static size_t find_new_page(const uint64_t *before, const uint64_t *after, size_t nr,
-			    size_t *index)
-{
-	size_t i, found = 0;
-
-	for (i = 0; i < nr; i++) {
-		if (after[i] & ~before[i] & BIT(KPF_SWAPBACKED)) {
-			*index = i;
-			found++;
+	while (fgets(line, sizeof(line), file)) {
+		event = strstr(line, "mm_page_alloc: ");
+		if (event && strstr(event, " order=0 ") && strstr(event, "=GFP_HIGHUSER|") &&
+		    sscanf(event, "mm_page_alloc: page=%*s pfn=%li", &pfn) == 1) {
+			found = pfn;
+			nr++;
 		}
 	}
-	return found;
-}
-
-/* Makes one page private.  Gives its page frame, 0 if it is not among these. */
-static uint64_t to_private_among(FIXTURE_DATA(sealed) *self, unsigned long page,
-				 uint64_t pfn, size_t nr)
-{
-	static uint64_t *before, *after;
-	size_t index;
-
-	/* Their own pages are not to be mistaken for it. */
-	if (!before) {
-		before = mmap(NULL, MAX_PFNS * 8, PROT_READ | PROT_WRITE,
-			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-		after = mmap(NULL, MAX_PFNS * 8, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	}
-
-	TEST_ASSERT(!to_shared(self, page, 1), "fallocate() failed");
-	read_page_flags(before, pfn, nr);
-	TEST_ASSERT(!to_private(self, page, 1), "fallocate() failed");
-	if (find_new_page(before, after, read_page_flags(after, pfn, nr), &index) != 1)
-		return 0;
-
-	*last_pfn = pfn + index;
-	return *last_pfn;
+	fclose(file);
+	return nr == 1 ? found : 0;
 }
 
 /* Makes one page private.  Gives its page frame, or 0 if it can't be poisoned. */
 static uint64_t to_known_private(FIXTURE_DATA(sealed) *self, unsigned long page)
 {
-	uint64_t pfn = 0;
-	int try;
-
-	if (access(HWPOISON_DIR "corrupt-pfn", W_OK))
+	if (!tracing || access(HWPOISON_DIR "corrupt-pfn", W_OK))
 		return 0;
 
-	for (try = 0; try < 10 && !pfn; try++) {
-		if (*last_pfn > NEAR_PFNS)
-			pfn = to_private_among(self, page, *last_pfn - NEAR_PFNS, 2 * NEAR_PFNS);
-		if (!pfn)
-			pfn = to_private_among(self, page, 0, MAX_PFNS);
-	}
-	return pfn;
+	TEST_ASSERT(!to_shared(self, page, 1), "fallocate() failed");
+	trace_this_thread(traced_events, ARRAY_SIZE(traced_events));
+	TEST_ASSERT(!to_private(self, page, 1), "fallocate() failed");
+	return traced_pfn();
 }
 
-#define NOT_POISONABLE	"no hwpoison injection, or no way to find the page frame"
+#define NOT_POISONABLE	"no hwpoison injection or no tracing"
 
 static void expect_lost(struct __test_metadata *_metadata, struct test_vm *tvm,
 			unsigned long page)
@@ -480,11 +439,12 @@ TEST_F(sealed, never_replaced)
 
 int main(int argc, char *argv[])
 {
+	int r;
+
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_SEALED_MEMFD));
 
-	last_pfn = mmap(NULL, sizeof(*last_pfn), PROT_READ | PROT_WRITE,
-			MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	TEST_ASSERT(last_pfn != MAP_FAILED, "mmap() failed");
-
-	return test_harness_run(argc, argv);
+	tracing = trace_start(traced_events, ARRAY_SIZE(traced_events));
+	r = test_harness_run(argc, argv);
+	trace_stop();
+	return r;
 }

@@ -8,12 +8,12 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "apic.h"
 #include "sealed_memfd.h"
 #include "sealed_memfd_shared_bit.h"
+#include "sealed_memfd_trace.h"
 
 #define PRIVATE		KVM_MEMORY_EXIT_FLAG_PRIVATE
 #define SHARED		0
@@ -1475,52 +1475,11 @@ TEST_F(shared_bit, guest_memfd)
 /*
  * The flow of events, as traced
  */
-#define TRACING		"/sys/kernel/tracing/instances/sealed_memfd_shared_bit_test"
-
-static bool trace_write(const char *file, const char *text)
-{
-	char path[128];
-	bool done;
-	int fd;
-
-	snprintf(path, sizeof(path), TRACING "/%s", file);
-	fd = open(path, O_WRONLY | O_TRUNC);
-	done = fd >= 0 && write(fd, text, strlen(text)) == strlen(text);
-	close(fd);
-	return done;
-}
-
-static void trace_mark(const char *text)
-{
-	TEST_ASSERT(trace_write("trace_marker", text), "Can't write to the trace");
-}
-
-static bool trace_start(void)
-{
-	static const char * const events[] = {
-		"kvm/kvm_page_fault", "kvm/kvm_userspace_exit", "kvm/kvm_unmap_hva_range",
-		"kvm/kvm_sealed_memfd_begin", "kvm/kvm_sealed_memfd_end",
-		"kvmmmu/kvm_tdp_mmu_spte_changed",
-	};
-	char text[64];
-	unsigned int i;
-
-	/* One that a failed test has left is of no use. */
-	rmdir(TRACING);
-	if (mkdir(TRACING, 0700))
-		return false;
-
-	/* Of this thread only, which is all there is, in the order of events. */
-	snprintf(text, sizeof(text), "%d", getpid());
-	if (!trace_write("set_event_pid", text) || !trace_write("trace_clock", "counter"))
-		return false;
-	for (i = 0; i < ARRAY_SIZE(events); i++) {
-		snprintf(text, sizeof(text), "events/%s/enable", events[i]);
-		if (!trace_write(text, "1"))
-			return false;
-	}
-	return true;
-}
+static const char * const traced_events[] = {
+	"kvm/kvm_page_fault", "kvm/kvm_userspace_exit", "kvm/kvm_unmap_hva_range",
+	"kvm/kvm_sealed_memfd_begin", "kvm/kvm_sealed_memfd_end",
+	"kvmmmu/kvm_tdp_mmu_spte_changed",
+};
 
 /* What the trace is searched for: a page, by its addresses. */
 struct traced_page {
@@ -1569,11 +1528,9 @@ static void trace_shorten(char *event, size_t size, const char *args,
 static void trace_read(char *summary, size_t size, const struct traced_page *page)
 {
 	char line[512], event[64], last[64] = "";
+	FILE *file = trace_open();
 	const char *args;
-	FILE *file;
 
-	file = fopen(TRACING "/trace", "r");
-	TEST_ASSERT(file, __KVM_SYSCALL_ERROR("fopen()", -1));
 	*summary = 0;
 	while (fgets(line, sizeof(line), file)) {
 		args = strstr(line, ": ");
@@ -1617,9 +1574,11 @@ TEST_F(shared_bit, traced_flow)
 	bool started;
 
 	guest_read(tvm, gva_of(PAGE, SHARED));
-	started = trace_start();
+	started = trace_start(traced_events, ARRAY_SIZE(traced_events));
 
 	if (started) {
+		trace_this_thread(traced_events, ARRAY_SIZE(traced_events));
+
 		/* As in the RFC: the shared half is unmapped by userspace... */
 		guest_command_set(tvm, GUEST_READ, gva_of(PAGE, PRIVATE), 0);
 		trace_mark("KVM_RUN");
@@ -1653,7 +1612,7 @@ TEST_F(shared_bit, traced_flow)
 
 		trace_read(summary, sizeof(summary), &page);
 	}
-	rmdir(TRACING);
+	trace_stop();
 	if (!started)
 		SKIP(return, "no tracing");
 
