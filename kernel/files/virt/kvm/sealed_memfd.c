@@ -130,7 +130,7 @@ static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 	unsigned long hva;
 
 	/* A long range comes as many short ones. */
-	if (event != GUEST_MEMORY_ERROR)
+	if (event != GUEST_MEMORY_ERROR && kvm_memslots_update_waits(kvm))
 		kvm_memslots_yield(kvm);
 
 	kvm_memslots_freeze(kvm);
