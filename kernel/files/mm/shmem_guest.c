@@ -13,6 +13,7 @@
 #include <linux/fs.h>
 #include <linux/falloc.h>
 #include <linux/highmem.h>
+#include <linux/memcontrol.h>
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 #include <linux/uio.h>
@@ -304,6 +305,12 @@ static int shmem_guest_fill(struct inode *inode, struct iov_iter *from,
 		folio = shmem_alloc_folio(gfp, 0, SHMEM_I(inode), start + i);
 		if (!folio)
 			return i ?: -ENOMEM;
+
+		/* The source may take its time, so don't hold it for free. */
+		if (mem_cgroup_charge(folio, NULL, gfp)) {
+			folio_put(folio);
+			return i ?: -ENOMEM;
+		}
 
 		copied = copy_page_from_iter(&folio->page, 0, PAGE_SIZE, from);
 		if (copied < PAGE_SIZE) {

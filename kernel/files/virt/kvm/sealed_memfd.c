@@ -640,7 +640,7 @@ static int kvm_sealed_memfd_init_access(struct kvm_sealed_memfd_access *access,
 	pgoff_t index = kvm_sealed_memfd_index(slot, gfn);
 	struct folio *folio;
 
-	if (!kvm_sealed_memfd_accessible(slot) || slot->flags & KVM_MEM_READONLY)
+	if (!kvm_sealed_memfd_accessible(slot))
 		return -EFAULT;
 
 	if (kvm_sealed_memfd_is_changing(slot, gfn))
@@ -648,6 +648,9 @@ static int kvm_sealed_memfd_init_access(struct kvm_sealed_memfd_access *access,
 
 	if (!(filter & kvm_sealed_memfd_half(kvm_slot_page_is_private(slot, gfn))))
 		return -EACCES;
+
+	if (slot->flags & KVM_MEM_READONLY)
+		return -EFAULT;
 
 	folio = guest_memory_get_folio_nowait(slot->gmem.file, index);
 	if (IS_ERR(folio) && folio != ERR_PTR(-ENOENT))
@@ -739,7 +742,8 @@ int kvm_sealed_memfd_try_begin_access(struct kvm_sealed_memfd_access *access,
 	struct kvm *kvm = slot->gmem.sealed->kvm;
 	int r;
 
-	if (!read_trylock(&kvm->mmu_lock))
+	/* Releasing a sleeping lock may mean to wake up its next owner. */
+	if (IS_ENABLED(CONFIG_PREEMPT_RT) || !read_trylock(&kvm->mmu_lock))
 		return -EBUSY;
 
 	r = kvm_sealed_memfd_init_access(access, slot, gfn, KVM_EITHER_HALF);
@@ -867,17 +871,18 @@ int kvm_sealed_memfd_write(const struct kvm_memory_slot *slot, gfn_t gfn,
  *
  * Context: Process context, kvm->srcu held until kvm_sealed_memfd_unmap_copy(),
  *	may sleep.
- * Return: 0, -ENOMEM, or -EINVAL if the page can't be read or is read-only.
+ * Return: 0, or -EINVAL if the page can't be read or is read-only.
  */
 int kvm_sealed_memfd_map_copy(struct kvm_memory_slot *slot, gfn_t gfn,
 			      struct kvm_host_map *map)
 {
 	void *copy;
 
-	/* One to work on, and one to see what has changed. */
-	copy = kmalloc(2 * PAGE_SIZE, GFP_KERNEL_ACCOUNT);
-	if (!copy)
-		return -ENOMEM;
+	/*
+	 * One to work on, and one to see what has changed.  Who leaves a nested
+	 * guest can't do without.
+	 */
+	copy = kmalloc(2 * PAGE_SIZE, GFP_KERNEL_ACCOUNT | __GFP_NOFAIL);
 
 	if (slot->flags & KVM_MEM_READONLY ||
 	    kvm_sealed_memfd_read(slot, gfn, copy, 0, PAGE_SIZE, KVM_EITHER_HALF)) {
@@ -933,7 +938,7 @@ static int kvm_sealed_memfd_write_changes(const struct kvm_host_map *map)
 void kvm_sealed_memfd_unmap_copy(struct kvm *kvm, struct kvm_host_map *map,
 				 bool dirty)
 {
-	if (dirty) {
+	if (dirty && memcmp(map->hva, map->hva + PAGE_SIZE, PAGE_SIZE)) {
 		if (kvm_sealed_memfd_write_changes(map))
 			kvm_vm_dead(kvm);
 		else

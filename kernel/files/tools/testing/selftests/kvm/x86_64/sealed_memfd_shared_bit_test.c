@@ -857,6 +857,8 @@ TEST_F(shared_bit, mmio_emulated_operands)
  * the CPU's do.
  */
 #define STRING_PORT	0x0f
+/* From a stack near the end of its page to the next one, where MMIO is */
+#define STACK_TO_MMIO	64
 
 /* The bytes of KVM_FEP */
 static const char fep[5] = { 0x0f, 0x0b, 'k', 'v', 'm' };
@@ -1044,6 +1046,43 @@ TEST_F(shared_bit, emulated_mmio_operands)
 		guest_continue(tvm);
 		set_page(self, PAGE, SHARED);
 	}
+}
+
+static __attribute__((naked)) void guest_push_from(void)
+{
+	asm volatile("push %rbx; mov %rsp, %rbx; mov %rdi, %rsp\n\t"
+		     "pushq " __stringify(STACK_TO_MMIO) "(%rsp)\n\t"
+		     "mov %rsp, %rax; mov %rbx, %rsp; pop %rbx; ret");
+}
+
+/* What the instruction has done to registers by then is undone. */
+TEST_F(shared_bit, emulated_registers)
+{
+	const uint64_t data = 0x1122334455667788ul, stack = PT_GVA + PAGE_SIZE - STACK_TO_MMIO;
+	struct test_vm *tvm = self->tvm;
+	struct kvm_run *run = tvm->vcpu->run;
+	struct kvm_regs regs;
+	int i;
+
+	virt_map(self->vm, PT_GVA, gpa_of(PAGE), 1);
+	virt_map(self->vm, PT_GVA + PAGE_SIZE, MMIO_GPA, 1);
+
+	set_page(self, PAGE, PRIVATE);
+	guest_command_set(tvm, GUEST_CALL, (uint64_t)guest_push_from, stack);
+	for (i = 0; i < 2; i++) {
+		vcpu_run(tvm->vcpu);
+		TEST_ASSERT_KVM_EXIT_REASON(tvm->vcpu, KVM_EXIT_MMIO);
+		memcpy(run->mmio.data, &data, 8);
+		if (!i) {
+			set_page(self, PAGE, SHARED);
+			expect_mismatch(_metadata, tvm, PAGE, PRIVATE);
+			vcpu_regs_get(tvm->vcpu, &regs);
+			EXPECT_EQ(stack, regs.rsp);
+			set_page(self, PAGE, PRIVATE);
+		}
+	}
+	EXPECT_EQ(stack - 8, guest_continue(tvm));
+	EXPECT_EQ(data, guest_read(tvm, stack - 8));
 }
 
 /* Back to KVM_FEP, or else the CPU executes what KVM has not. */
