@@ -133,12 +133,14 @@ void guest_memory_destroy(struct address_space *mapping)
 }
 
 static void __guest_memory_begin(struct guest_memory *guest,
+				 struct guest_memory_notifier *first,
 				 enum guest_memory_event event,
 				 pgoff_t start, pgoff_t end)
 {
-	struct guest_memory_notifier *notifier = NULL;
+	struct guest_memory_notifier *notifier;
 
-	while ((notifier = next_notifier(guest, notifier, start, end)))
+	for (notifier = first; notifier;
+	     notifier = next_notifier(guest, notifier, start, end))
 		notifier->ops->begin(notifier, event,
 				     max(start, notifier->node.start),
 				     min(end, notifier->node.last + 1));
@@ -169,9 +171,16 @@ static void __guest_memory_end(struct guest_memory *guest,
 void guest_memory_begin(struct address_space *mapping,
 			enum guest_memory_event event, pgoff_t start, pgoff_t end)
 {
+	struct guest_memory *guest = mapping_to_guest_memory(mapping);
+	struct guest_memory_notifier *first;
+
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
-	__guest_memory_begin(mapping_to_guest_memory(mapping), event, start, end);
+	first = next_notifier(guest, NULL, start, end);
+	/* They have one owner, so any of them will do. */
+	if (first)
+		first->ops->prepare(first);
+	__guest_memory_begin(guest, first, event, start, end);
 }
 
 /**
@@ -210,7 +219,8 @@ void guest_memory_error(struct address_space *mapping, pgoff_t start, pgoff_t en
 	struct guest_memory *guest = mapping_to_guest_memory(mapping);
 
 	spin_lock(&guest->lock);
-	__guest_memory_begin(guest, GUEST_MEMORY_ERROR, start, end);
+	__guest_memory_begin(guest, next_notifier(guest, NULL, start, end),
+			     GUEST_MEMORY_ERROR, start, end);
 	__guest_memory_end(guest, GUEST_MEMORY_ERROR, start, end);
 	spin_unlock(&guest->lock);
 }

@@ -40,17 +40,21 @@ struct guest_memory_ops {
 
 /**
  * struct guest_memory_notifier_ops - what a user of guest memory is told
+ * @prepare: A change is about to begin, and may be kept waiting.  Called for one
+ *	of the notifiers concerned, before @begin is for any; not for
+ *	GUEST_MEMORY_ERROR.
  * @begin: Pages [@start, @end) are about to change.  On return nothing may
  *	use them, nor what takes their place while they are not allocated, and
  *	nothing may begin to until @end is called.
  * @end: The change is done, or has failed.
  *
  * The range is within the registered one.  Every begin is followed by an end
- * with the same arguments.  Both are called with the invalidate_lock of the
+ * with the same arguments.  All are called with the invalidate_lock of the
  * mapping held exclusively and may sleep, except for GUEST_MEMORY_ERROR, which
  * is delivered in atomic context.
  */
 struct guest_memory_notifier_ops {
+	void (*prepare)(struct guest_memory_notifier *notifier);
 	void (*begin)(struct guest_memory_notifier *notifier,
 		      enum guest_memory_event event, pgoff_t start, pgoff_t end);
 	void (*end)(struct guest_memory_notifier *notifier,

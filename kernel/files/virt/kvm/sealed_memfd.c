@@ -20,10 +20,9 @@
  * wait for kvm->srcu.
  *
  * Memslot updates wait for changes to end with slots_lock held, hence changes
- * never take it.  Nor does a change begin while an update waits for nothing but
- * its turn.  When memslots are replaced by others of the same memory that
- * is done with the invalidate_lock held, too, which only keeps the file's own
- * changes from beginning.
+ * never take it.  Nor does a change begin while an update waits.  When memslots
+ * are replaced by others of the same memory that is done with the invalidate_lock
+ * held, too, which only keeps the file's own changes from beginning.
  *
  * KVM's own accesses, with kvm->srcu held like any use of a memslot, take the
  * half that is in force:
@@ -120,6 +119,15 @@ static void kvm_sealed_memfd_set_change(struct kvm_sealed_memfd *sealed,
 	}
 }
 
+static void kvm_sealed_memfd_prepare(struct guest_memory_notifier *notifier)
+{
+	struct kvm *kvm = to_sealed_memfd(notifier)->kvm;
+
+	/* A long range comes as many short ones. */
+	if (kvm_memslots_update_waits(kvm))
+		kvm_memslots_yield(kvm);
+}
+
 static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 				   enum guest_memory_event event,
 				   pgoff_t start, pgoff_t end)
@@ -128,10 +136,6 @@ static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 	struct kvm *kvm = sealed->kvm;
 	struct kvm_memory_slot *slot;
 	unsigned long hva;
-
-	/* A long range comes as many short ones. */
-	if (event != GUEST_MEMORY_ERROR && kvm_memslots_update_waits(kvm))
-		kvm_memslots_yield(kvm);
 
 	kvm_memslots_freeze(kvm);
 
@@ -219,8 +223,9 @@ static void kvm_sealed_memfd_end(struct guest_memory_notifier *notifier,
 }
 
 static const struct guest_memory_notifier_ops kvm_sealed_memfd_notifier_ops = {
-	.begin	= kvm_sealed_memfd_begin,
-	.end	= kvm_sealed_memfd_end,
+	.prepare	= kvm_sealed_memfd_prepare,
+	.begin		= kvm_sealed_memfd_begin,
+	.end		= kvm_sealed_memfd_end,
 };
 
 static bool kvm_sealed_memfd_page_allocated(const struct kvm_memory_slot *slot,

@@ -101,7 +101,8 @@ static struct kvm_memslots *kvm_lock_memslots_swap(struct kvm *kvm, int as_id)
 			return slots;
 		KVM_MMU_UNLOCK(kvm);
 		spin_unlock(&kvm->mn_invalidate_lock);
-		cond_resched();
+		/* It may take long, e.g. if a big hole is punched in a guest_memfd. */
+		schedule_timeout_uninterruptible(1);
 	}
 }
 

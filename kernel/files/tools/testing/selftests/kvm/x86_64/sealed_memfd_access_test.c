@@ -1451,6 +1451,43 @@ TEST_F(sealed, nested_convert_vmcb)
 	EXPECT_TRUE(nested_is_poison(self));
 }
 
+/* There's nowhere to go but to the end, if not even L2 can be left. */
+static void test_nested_without_vmcb(struct __test_metadata *_metadata,
+				     FIXTURE_DATA(sealed) *self, int prot)
+{
+	struct kvm_vcpu *vcpu = self->tvm.vcpu;
+	struct kvm_regs regs;
+
+	setup_nested(self, (guest_fn)l2_guest_code);
+	start_guest(vcpu, guest_vmrun, 0, 0, 0);
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	ASSERT_EQ(0, mprotect(shared_page(self, PAGE), PAGE_SIZE, prot));
+	assert_io(vcpu, L2_PORT);
+	vcpu_regs_get(vcpu, &regs);
+	regs.rdi = 0;
+	vcpu_regs_set(vcpu, &regs);
+	EXPECT_REFUSED(EIO, _vcpu_run(vcpu));
+	EXPECT_REFUSED(EIO, _vcpu_run(vcpu));
+
+	/* Memslots can't be deleted one by one any more. */
+	kvm_vm_release(self->vm);
+	self->vm = NULL;
+}
+
+TEST_F(sealed, nested_unreadable_vmcb)
+{
+	if (!kvm_cpu_has(X86_FEATURE_SVM))
+		SKIP(return, "no SVM");
+	test_nested_without_vmcb(_metadata, self, PROT_NONE);
+}
+
+TEST_F(sealed, nested_unwritable_vmcb)
+{
+	if (!kvm_cpu_has(X86_FEATURE_SVM))
+		SKIP(return, "no SVM");
+	test_nested_without_vmcb(_metadata, self, PROT_READ);
+}
+
 /* L0 must not go on with what the page table was before. */
 TEST_F(sealed, nested_convert_npt)
 {

@@ -203,6 +203,69 @@ TEST_F(sealed, execute)
 	EXPECT_TRUE(unpoison(pfn));
 }
 
+/* An instruction that KVM emulates fails, and can be repeated. */
+TEST_F(sealed, emulated_write)
+{
+	const uint64_t data[] = { 0x1122334455667788ul, 0x99aabbccddeefful };
+	struct test_vm *tvm = &self->tvm;
+	struct kvm_run *run = tvm->vcpu->run;
+	uint64_t pfn;
+	int i;
+
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE);
+	ASSERT_TRUE(poison(pfn));
+
+	/* Or else the guest would get an exception, too. */
+	vm_enable_cap(self->vm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
+	guest_command_set(tvm, GUEST_MOVSQ, MMIO_GPA, gpa_of(PAGE));
+	for (i = 0; i < 2; i++) {
+		vcpu_run(tvm->vcpu);
+		TEST_ASSERT_KVM_EXIT_REASON(tvm->vcpu, KVM_EXIT_MMIO);
+		memcpy(run->mmio.data, &data[i], 8);
+		if (!i) {
+			vcpu_run(tvm->vcpu);
+			TEST_ASSERT_KVM_EXIT_REASON(tvm->vcpu, KVM_EXIT_INTERNAL_ERROR);
+			EXPECT_EQ(KVM_INTERNAL_ERROR_EMULATION, run->internal.suberror);
+			ASSERT_EQ(0, to_shared(self, PAGE, 1));
+			ASSERT_EQ(0, to_private(self, PAGE, 1));
+		}
+	}
+	vcpu_run(tvm->vcpu);
+	guest_result(tvm);
+	EXPECT_EQ(data[1], guest_read(tvm, gpa_of(PAGE)));
+	EXPECT_EQ(SHARED_VALUE(PAGE), *shared_page(self, PAGE));
+	EXPECT_TRUE(unpoison(pfn));
+}
+
+/* A clock that is lost isn't updated, neither there nor in the shared half. */
+TEST_F(sealed, clock)
+{
+	struct test_vm *tvm = &self->tvm;
+	uint64_t pfn;
+
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE);
+	guest_write(tvm, gpa_of(PAGE), 0);
+	vcpu_set_msr(tvm->vcpu, MSR_KVM_SYSTEM_TIME_NEW, gpa_of(PAGE) | 1);
+	EXPECT_NE(0, guest_read(tvm, gpa_of(PAGE) + 24));
+	ASSERT_TRUE(poison(pfn));
+	vcpu_set_msr(tvm->vcpu, MSR_KVM_SYSTEM_TIME_NEW, gpa_of(PAGE) | 1);
+	EXPECT_EQ(SHARED_VALUE(0), guest_read(tvm, gpa_of(0)));
+	EXPECT_EQ(SHARED_VALUE(PAGE), *shared_page(self, PAGE));
+	EXPECT_EQ(0, shared_page(self, PAGE)[3]);
+
+	/* In a new page it is again. */
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	vcpu_set_msr(tvm->vcpu, MSR_KVM_SYSTEM_TIME_NEW, gpa_of(PAGE) | 1);
+	EXPECT_NE(0, guest_read(tvm, gpa_of(PAGE) + 24));
+	vcpu_set_msr(tvm->vcpu, MSR_KVM_SYSTEM_TIME_NEW, 0);
+	EXPECT_TRUE(unpoison(pfn));
+}
+
 TEST_F(sealed, pre_fault)
 {
 	struct kvm_pre_fault_memory range = { .gpa = GPA, .size = 2 * PAGE * PAGE_SIZE };
