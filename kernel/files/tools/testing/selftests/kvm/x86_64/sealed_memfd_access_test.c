@@ -1306,8 +1306,8 @@ static uint64_t load_l2(struct kvm_vcpu *vcpu, uint64_t addr)
 	return regs.rax;
 }
 
-/* Let L2 end, and return what L1 makes of it. */
-static uint64_t end_l2(struct kvm_vcpu *vcpu)
+/* When it goes on, L2 ends. */
+static void tell_l2_to_end(struct kvm_vcpu *vcpu)
 {
 	struct kvm_regs regs;
 
@@ -1315,6 +1315,12 @@ static uint64_t end_l2(struct kvm_vcpu *vcpu)
 	vcpu_regs_get(vcpu, &regs);
 	regs.rdi = 0;
 	vcpu_regs_set(vcpu, &regs);
+}
+
+/* Let L2 end, and return what L1 makes of it. */
+static uint64_t end_l2(struct kvm_vcpu *vcpu)
+{
+	tell_l2_to_end(vcpu);
 	vcpu_run(vcpu);
 	return finish_guest(vcpu);
 }
@@ -1456,16 +1462,12 @@ static void test_nested_without_vmcb(struct __test_metadata *_metadata,
 				     FIXTURE_DATA(sealed) *self, int prot)
 {
 	struct kvm_vcpu *vcpu = self->tvm.vcpu;
-	struct kvm_regs regs;
 
 	setup_nested(self, (guest_fn)l2_guest_code);
 	start_guest(vcpu, guest_vmrun, 0, 0, 0);
 	ASSERT_EQ(0, to_shared(self, PAGE, 1));
 	ASSERT_EQ(0, mprotect(shared_page(self, PAGE), PAGE_SIZE, prot));
-	assert_io(vcpu, L2_PORT);
-	vcpu_regs_get(vcpu, &regs);
-	regs.rdi = 0;
-	vcpu_regs_set(vcpu, &regs);
+	tell_l2_to_end(vcpu);
 	EXPECT_REFUSED(EIO, _vcpu_run(vcpu));
 	EXPECT_REFUSED(EIO, _vcpu_run(vcpu));
 

@@ -36,13 +36,13 @@ static bool unpoison(uint64_t pfn)
 	return write_number(HWPOISON_DIR "unpoison-pfn", pfn);
 }
 
+static const char * const traced_events[] = { "kmem/mm_page_alloc" };
+static bool tracing;
+
 /*
  * The page frame of a sealed memfd's page can't be looked up.  But it's the one
  * page for userspace that fallocate() takes from the page allocator.
  */
-static const char * const traced_events[] = { "kmem/mm_page_alloc" };
-static bool tracing;
-
 static uint64_t traced_pfn(void)
 {
 	FILE *file = trace_open();
