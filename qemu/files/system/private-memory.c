@@ -29,6 +29,7 @@
 #include "system/kvm.h"
 #include "system/private-memory.h"
 #include "system/reset.h"
+#include "system/system.h"
 #include "trace.h"
 
 struct PrivateMemory {
@@ -163,36 +164,52 @@ int private_memory_convert(PrivateMemory *pm, hwaddr gpa, uint64_t size,
     return ret;
 }
 
-int private_memory_load(PrivateMemory *pm, hwaddr gpa, uint64_t size)
+static int private_memory_load_page(PrivateMemory *pm, uint64_t offset,
+                                    Error **errp)
+{
+    size_t page_size = qemu_real_host_page_size();
+    /* This can't but allocate the page, and fails if that's been done. */
+    ssize_t ret = RETRY_ON_EINTR(pwrite(pm->fd, pm->block->host + offset,
+                                        page_size, offset));
+
+    if (ret < 0 && errno == EEXIST) {
+        return 0;
+    }
+    if (ret != page_size) {
+        ret = ret < 0 ? -errno : -EIO;
+        error_setg_errno(errp, -ret, "can't allocate private memory");
+        return ret;
+    }
+
+    /* The host must not keep a copy of what is private. */
+    ret = ram_block_discard_range(pm->block, offset, page_size);
+    if (ret < 0) {
+        error_setg(errp, "can't discard shared memory");
+        private_memory_punch(pm, offset, offset + page_size);
+        return ret;
+    }
+    return 0;
+}
+
+bool private_memory_load(PrivateMemory *pm, hwaddr gpa, uint64_t size,
+                         Error **errp)
 {
     size_t page_size = qemu_real_host_page_size();
     hwaddr start = ROUND_DOWN(gpa, page_size);
     uint64_t offset, i;
+    int ret = 0;
 
     size = ROUND_UP(gpa + size, page_size) - start;
     if (!kvm_find_private_memory(start, size, &offset)) {
-        return 0;
+        return true;
     }
 
-    for (i = 0; i < size; i += page_size) {
-        /* This can't but allocate the page, and fails if that's been done. */
-        ssize_t ret = RETRY_ON_EINTR(pwrite(pm->fd,
-                                            pm->block->host + offset + i,
-                                            page_size, offset + i));
-
-        if (ret < 0 && errno == EEXIST) {
-            continue;
-        }
-        if (ret != page_size) {
-            ret = ret < 0 ? -errno : -EIO;
-            trace_private_memory_load(gpa, size, offset, ret);
-            return ret;
-        }
-        ram_block_discard_range(pm->block, offset + i, page_size);
+    for (i = 0; i < size && !ret; i += page_size) {
+        ret = private_memory_load_page(pm, offset + i, errp);
     }
 
-    trace_private_memory_load(gpa, size, offset, 0);
-    return 0;
+    trace_private_memory_load(gpa, size, offset, ret);
+    return !ret;
 }
 
 uint64_t private_memory_conversions(PrivateMemory *pm)
@@ -242,6 +259,12 @@ bool private_memory_create(MachineState *machine, Error **errp)
     }
     if (kvm_dirty_ring_enabled()) {
         error_setg(errp, "private memory does not support KVM's dirty ring");
+        return false;
+    }
+    /* Locked pages can't be discarded. */
+    if (should_mlock(mlock_state)) {
+        error_setg(errp, "private memory does not support locked memory "
+                   "(-overcommit mem-lock)");
         return false;
     }
 

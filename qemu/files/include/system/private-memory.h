@@ -56,13 +56,17 @@ int private_memory_convert(PrivateMemory *pm, hwaddr gpa, uint64_t size,
  * @pm: the private half of the machine's RAM
  * @gpa: guest physical address
  * @size: size of the range in bytes
+ * @errp: why it can't be done
  *
  * Works on all pages that the range has part of.  Pages that are private
- * already are left alone, and so is the whole range if it is not RAM.
+ * already are left alone, and so is the whole range if it is not RAM.  On
+ * failure the pages at the start of the range are private, and the other ones
+ * are shared as before.
  *
- * Return: 0, or a negative errno.
+ * Return: true on success, else false setting @errp with error.
  */
-int private_memory_load(PrivateMemory *pm, hwaddr gpa, uint64_t size);
+bool private_memory_load(PrivateMemory *pm, hwaddr gpa, uint64_t size,
+                         Error **errp);
 
 /**
  * private_memory_conversions: How many conversions there have been so far

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A guest without an operating system, which accesses 1 MiB of RAM at 64 MiB as
+ * it is told on its serial port, and nothing else meanwhile, so that there is no
+ * conversion but for that.
+ *
+ * Says "hello", and then repeats each line that it reads, with in decimal:
+ *	cpuid				BIT NESTED: the shared GPA bit, or 0; VMX or SVM?
+ *	read, write			ZERO KEPT: with the shared GPA bit clear
+ *	read shared, write shared	the same with the bit set
+ *	ask private, ask shared		RESULT: of one hypercall
+ *
+ * ZERO pages were zero before, KEPT had what was written to them with the bit as it
+ * is now.
+ *
+ * QEMU starts it by its PVH entry, in 32-bit mode; PAE is enough for the bit.
+ */
+#include <stdbool.h>
+#include <stdint.h>
+
+#define PAGE 4096
+#define AREA 0x4000000
+#define PAGES 256
+/* Where all of the first GiB is seen again, with the bit set. */
+#define SHARED_ALIAS 0x80000000
+
+#define KVM_CPUID_SIGNATURE 0x40000000
+#define KVM_CPUID_SHARED_GPA_BIT 0x40000002
+#define KVM_HC_MAP_GPA_RANGE 12
+#define KVM_MAP_GPA_RANGE_ENCRYPTED (1 << 4)
+
+#define PTE_PRESENT 0x1
+#define PTE_WRITABLE 0x2
+#define PTE_LARGE 0x80
+#define CR0_PG (1U << 31)
+#define CR4_PAE (1 << 5)
+
+#define SERIAL 0x3f8
+#define SERIAL_STATUS (SERIAL + 5)
+#define SERIAL_READY 0x01
+#define SERIAL_EMPTY 0x20
+
+asm(".pushsection .note.pvh, \"a\", @note\n"
+    ".long 4, 8, 18\n" /* XEN_ELFNOTE_PHYS32_ENTRY */
+    ".asciz \"Xen\"\n"
+    ".long _start, 0\n"
+    ".popsection\n"
+    ".globl _start\n"
+    "_start:\n"
+    "mov $stack + 4 * 4096, %esp\n"
+    "call run\n");
+
+char stack[4 * PAGE] __attribute__((aligned(16)));
+static uint64_t directories[4] __attribute__((aligned(32)));
+static uint64_t low[512] __attribute__((aligned(PAGE)));
+static uint64_t alias[512] __attribute__((aligned(PAGE)));
+
+struct cpuid {
+	uint32_t eax, ebx, ecx, edx;
+};
+
+static struct cpuid cpuid(uint32_t leaf)
+{
+	struct cpuid out;
+
+	asm volatile("cpuid"
+		     : "=a"(out.eax), "=b"(out.ebx), "=c"(out.ecx), "=d"(out.edx)
+		     : "a"(leaf), "c"(0));
+	return out;
+}
+
+static uint8_t inb(uint16_t port)
+{
+	uint8_t value;
+
+	asm volatile("inb %1, %0" : "=a"(value) : "d"(port));
+	return value;
+}
+
+static void outb(uint16_t port, uint8_t value)
+{
+	asm volatile("outb %0, %1" : : "a"(value), "d"(port));
+}
+
+static void say(const char *text)
+{
+	for (; *text; text++) {
+		while (!(inb(SERIAL_STATUS) & SERIAL_EMPTY))
+			;
+		outb(SERIAL, *text);
+	}
+}
+
+static void say_number(int32_t number)
+{
+	char text[16], *at = text + sizeof(text);
+	uint32_t rest = number < 0 ? -number : number;
+
+	*--at = 0;
+	do {
+		*--at = '0' + rest % 10;
+		rest /= 10;
+	} while (rest);
+	if (number < 0)
+		*--at = '-';
+	*--at = ' ';
+	say(at);
+}
+
+/* Not too fast: QEMU has better things to do than to say that there's nothing. */
+static void hear(char *line, int size)
+{
+	char *at = line;
+
+	do {
+		while (!(inb(SERIAL_STATUS) & SERIAL_READY))
+			for (int i = 0; i < 10000; i++)
+				asm volatile("pause");
+		*at = inb(SERIAL);
+	} while (*at != '\n' && ++at < line + size - 1);
+	*at = 0;
+}
+
+static bool equal(const char *a, const char *b)
+{
+	while (*a && *a == *b) {
+		a++;
+		b++;
+	}
+	return *a == *b;
+}
+
+static uint32_t shared_bit(void)
+{
+	if (cpuid(KVM_CPUID_SIGNATURE).eax < KVM_CPUID_SHARED_GPA_BIT)
+		return 0;
+	return cpuid(KVM_CPUID_SHARED_GPA_BIT).eax & 0x3f;
+}
+
+static bool has_nested(void)
+{
+	return cpuid(1).ecx & (1 << 5) || cpuid(0x80000001).ecx & (1 << 2);
+}
+
+static void enable_paging(uint32_t bit)
+{
+	uint64_t shared = bit ? 1ULL << bit : 0;
+	uint32_t cr0, cr4;
+
+	for (uint64_t i = 0; i < 512; i++) {
+		low[i] = i << 21 | PTE_LARGE | PTE_WRITABLE | PTE_PRESENT;
+		alias[i] = low[i] | shared;
+	}
+	directories[0] = (uintptr_t)low | PTE_PRESENT;
+	directories[SHARED_ALIAS >> 30] = (uintptr_t)alias | PTE_PRESENT;
+
+	asm volatile("mov %%cr4, %0" : "=r"(cr4));
+	asm volatile("mov %0, %%cr4" : : "r"(cr4 | CR4_PAE));
+	asm volatile("mov %0, %%cr3" : : "r"(directories));
+	asm volatile("mov %%cr0, %0" : "=r"(cr0));
+	asm volatile("mov %0, %%cr0" : : "r"(cr0 | CR0_PG) : "memory");
+}
+
+/* One access to each page. */
+static void access(uint32_t base, bool write)
+{
+	int zero = 0, kept = 0;
+
+	for (uint32_t page = 0; page < PAGES; page++) {
+		volatile uint32_t *at = (uint32_t *)(base + AREA + page * PAGE);
+		uint32_t mine = base | (page + 1), value = mine;
+
+		if (write)
+			asm volatile("xchg %0, %1" : "+r"(value), "+m"(*at));
+		else
+			value = *at;
+		zero += !value;
+		kept += value == mine;
+	}
+	say_number(zero);
+	say_number(kept);
+}
+
+static void ask(uint32_t attributes)
+{
+	bool amd = cpuid(0).ebx == 0x68747541; /* Auth[enticAMD] */
+	int32_t result = KVM_HC_MAP_GPA_RANGE;
+
+	if (amd)
+		asm volatile("vmmcall"
+			     : "+a"(result)
+			     : "b"(AREA), "c"(PAGES), "d"(attributes)
+			     : "memory");
+	else
+		asm volatile("vmcall"
+			     : "+a"(result)
+			     : "b"(AREA), "c"(PAGES), "d"(attributes)
+			     : "memory");
+	say_number(result);
+}
+
+__attribute__((noreturn, used)) void run(void)
+{
+	uint32_t bit = shared_bit();
+	char line[32];
+
+	enable_paging(bit);
+	say("hello\n");
+	for (;;) {
+		hear(line, sizeof(line));
+		say(line);
+		if (equal(line, "cpuid")) {
+			say_number(bit);
+			say_number(has_nested());
+		} else if (equal(line, "read")) {
+			access(0, false);
+		} else if (equal(line, "write")) {
+			access(0, true);
+		} else if (equal(line, "read shared")) {
+			access(SHARED_ALIAS, false);
+		} else if (equal(line, "write shared")) {
+			access(SHARED_ALIAS, true);
+		} else if (equal(line, "ask private")) {
+			ask(KVM_MAP_GPA_RANGE_ENCRYPTED);
+		} else if (equal(line, "ask shared")) {
+			ask(0);
+		} else {
+			say(" unknown");
+		}
+		say("\n");
+	}
+}
