@@ -11,7 +11,7 @@ define HELP
 guestseal: private memory for KVM guests in sealed memfds
 
   first time: make demo installs missing packages, fetches and builds all it
-  needs: about 10 minutes and 6 GB on two cores. After that, minutes are:
+  needs: about 15 minutes and 6 GB on two cores. After that, minutes are:
 
   demo          see a guest keep a secret from its host            1.5
   test          all tests, normal kernel; NAME= picks one          12

@@ -26,6 +26,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -1244,11 +1245,9 @@ TEST_F(alloc, out_of_range)
 		EXPECT_REFUSED(EINVAL, fallocate(self->fd, modes[i], 0, size + page_size));
 		EXPECT_REFUSED(EINVAL, fallocate(self->fd, modes[i], -page_size, page_size));
 		EXPECT_REFUSED(EINVAL, fallocate(self->fd, modes[i], 0, -page_size));
-		/* The VFS has its own word about these. */
-		EXPECT_EQ(-1, fallocate(self->fd, modes[i], 0, max));
-		EXPECT_TRUE(errno == EINVAL || errno == EFBIG);
-		EXPECT_EQ(-1, fallocate(self->fd, modes[i], max, max));
-		EXPECT_TRUE(errno == EINVAL || errno == EFBIG);
+		EXPECT_REFUSED(EINVAL, fallocate(self->fd, modes[i], 0, max));
+		/* No file ends there. */
+		EXPECT_REFUSED(EFBIG, fallocate(self->fd, modes[i], max, max));
 	}
 	EXPECT_EQ(0, allocated_pages(self->fd));
 }
@@ -1462,6 +1461,27 @@ TEST_F(write, past_the_end)
 	EXPECT_REFUSED(EINVAL, pwrite(self->fd, self->buf, 2 * page_size,
 				      self->size - page_size));
 	EXPECT_EQ(0, nr_allocated(self->fd));
+}
+
+/* RLIMIT_FSIZE counts, though the file's size doesn't change. */
+TEST_F(write, beyond_limit)
+{
+	struct rlimit limit = { 2 * page_size, RLIM_INFINITY };
+	off_t max = 0x7fffffffffffffffL & ~(page_size - 1);
+
+	EXPECT_REFUSED(EINVAL, pwrite(self->fd, self->buf, page_size, max - page_size));
+	signal(SIGXFSZ, SIG_IGN);
+	ASSERT_EQ(0, setrlimit(RLIMIT_FSIZE, &limit));
+	EXPECT_REFUSED(EFBIG, pwrite(self->fd, self->buf, page_size, 2 * page_size));
+	EXPECT_EQ(0, nr_allocated(self->fd));
+	EXPECT_EQ(2 * page_size, pwrite(self->fd, self->buf, 4 * page_size, 0));
+	EXPECT_TRUE(only_allocated(self->fd, 0, 2 * page_size));
+
+	/* What is left of it is no page. */
+	limit.rlim_cur = 2 * page_size + page_size / 2;
+	ASSERT_EQ(0, setrlimit(RLIMIT_FSIZE, &limit));
+	EXPECT_REFUSED(EINVAL, pwrite(self->fd, self->buf, page_size, 2 * page_size));
+	EXPECT_TRUE(only_allocated(self->fd, 0, 2 * page_size));
 }
 
 TEST_F(write, some_allocated)

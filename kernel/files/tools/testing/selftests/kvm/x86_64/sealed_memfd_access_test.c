@@ -9,26 +9,14 @@
 #include <sched.h>
 #include <sys/syscall.h>
 
-#include <linux/types.h>
-#include <asm/pvclock-abi.h>
-
 #include "apic.h"
 #include "hyperv.h"
-#include "sealed_memfd.h"
+#include "sealed_memfd_private.h"
 #include "svm_util.h"
 
-/* The guest waits here to be told what to do. */
-#define COMMAND_PORT	0x0e
-/* For what a guest does meanwhile */
-#define STRING_PORT	0x0f
+/* For more of what a guest does meanwhile */
 #define L2_PORT		0x0d
 #define SMM_PORT	0x0c
-
-/* Where a guest of its own copies the first one's memory. */
-#define ALIAS_SLOT	11
-#define ALIAS_GPA	(256ul << 20)
-#define COPIER_SLOT	12
-#define COPIER_GPA	(512ul << 20)
 
 #define SMRAM_SLOT	13
 #define SMRAM_SMM_SLOT	(SMRAM_SLOT | 1 << 16)
@@ -53,57 +41,14 @@ do {									\
 /*
  * The guest
  */
-typedef uint64_t (*guest_fn)(uint64_t, uint64_t, uint64_t);
-
-static void private_guest_code(void)
-{
-	uint64_t fn = 0, arg1 = 0, arg2 = 0, arg3 = 0, ret = 0;
-
-	for (;;) {
-		asm volatile("out %%al, %[port]"
-			     : "+a" (ret), "+D" (fn), "+S" (arg1), "+d" (arg2), "+c" (arg3)
-			     : [port] "i" (COMMAND_PORT) : "memory");
-		ret = ((guest_fn)fn)(arg1, arg2, arg3);
-	}
-}
-
 static uint64_t guest_add(uint64_t a, uint64_t b, uint64_t c)
 {
 	return a + b + c;
 }
 
-static uint64_t guest_load(uint64_t addr, uint64_t unused1, uint64_t unused2)
-{
-	return READ_ONCE(*(uint64_t *)addr);
-}
-
-static uint64_t guest_store(uint64_t addr, uint64_t value, uint64_t unused)
-{
-	WRITE_ONCE(*(uint64_t *)addr, value);
-	return 0;
-}
-
 static uint64_t guest_store_u16(uint64_t addr, uint64_t value, uint64_t unused)
 {
 	WRITE_ONCE(*(uint16_t *)addr, value);
-	return 0;
-}
-
-static uint64_t guest_memcpy(uint64_t to, uint64_t from, uint64_t len)
-{
-	asm volatile("rep movsb" : "+D" (to), "+S" (from), "+c" (len) : : "memory");
-	return 0;
-}
-
-static uint64_t guest_movsq(uint64_t to, uint64_t from, uint64_t unused)
-{
-	asm volatile("movsq" : "+D" (to), "+S" (from) : : "memory");
-	return 0;
-}
-
-static uint64_t guest_ins(uint64_t to, uint64_t count, uint64_t unused)
-{
-	asm volatile("rep insb" : "+D" (to), "+c" (count) : "d" (STRING_PORT) : "memory");
 	return 0;
 }
 
@@ -116,32 +61,6 @@ static uint64_t guest_outs(uint64_t from, uint64_t count, uint64_t unused)
 static uint64_t guest_call(uint64_t code, uint64_t arg, uint64_t unused)
 {
 	return ((guest_fn)code)(arg, 0, 0);
-}
-
-static uint64_t guest_wrmsr(uint64_t msr, uint64_t value, uint64_t unused)
-{
-	return wrmsr_safe(msr, value);
-}
-
-static uint64_t guest_load_emulated(uint64_t addr, uint64_t unused1, uint64_t unused2)
-{
-	uint64_t value;
-
-	asm volatile(KVM_FEP "mov (%1), %0" : "=r" (value) : "r" (addr) : "memory");
-	return value;
-}
-
-static uint64_t guest_store_emulated(uint64_t addr, uint64_t value, uint64_t unused)
-{
-	asm volatile(KVM_FEP "mov %0, (%1)" : : "r" (value), "r" (addr) : "memory");
-	return 0;
-}
-
-static uint64_t guest_cmpxchg_emulated(uint64_t addr, uint64_t old, uint64_t new)
-{
-	asm volatile(KVM_FEP "lock cmpxchg %2, (%1)"
-		     : "+a" (old) : "r" (addr), "r" (new) : "memory");
-	return old;
 }
 
 static uint64_t guest_add_emulated(uint64_t addr, uint64_t value, uint64_t len)
@@ -183,182 +102,6 @@ static uint64_t guest_load_emulated_loop(uint64_t addr, uint64_t bad, uint64_t s
 			return bad;
 	}
 	return 0;
-}
-
-/*
- * The host's side of it
- */
-static void start_guest(struct kvm_vcpu *vcpu, guest_fn fn, uint64_t arg1, uint64_t arg2,
-			uint64_t arg3)
-{
-	struct kvm_regs regs;
-
-	vcpu_regs_get(vcpu, &regs);
-	regs.rdi = (uint64_t)fn;
-	regs.rsi = arg1;
-	regs.rdx = arg2;
-	regs.rcx = arg3;
-	vcpu_regs_set(vcpu, &regs);
-	vcpu_run(vcpu);
-}
-
-static bool is_io(struct kvm_vcpu *vcpu, uint16_t port)
-{
-	struct kvm_run *run = vcpu->run;
-
-	return run->exit_reason == KVM_EXIT_IO && run->io.port == port;
-}
-
-static void assert_io(struct kvm_vcpu *vcpu, uint16_t port)
-{
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-	TEST_ASSERT_EQ(vcpu->run->io.port, port);
-}
-
-static uint64_t finish_guest(struct kvm_vcpu *vcpu)
-{
-	struct kvm_regs regs;
-
-	assert_io(vcpu, COMMAND_PORT);
-	vcpu_regs_get(vcpu, &regs);
-	return regs.rax;
-}
-
-static uint64_t call_guest(struct kvm_vcpu *vcpu, guest_fn fn, uint64_t arg1,
-			   uint64_t arg2, uint64_t arg3)
-{
-	start_guest(vcpu, fn, arg1, arg2, arg3);
-	return finish_guest(vcpu);
-}
-
-static uint64_t load(struct kvm_vcpu *vcpu, uint64_t addr)
-{
-	return call_guest(vcpu, guest_load, addr, 0, 0);
-}
-
-static void store(struct kvm_vcpu *vcpu, uint64_t addr, uint64_t value)
-{
-	call_guest(vcpu, guest_store, addr, value, 0);
-}
-
-static void *io_data(struct kvm_vcpu *vcpu)
-{
-	return (void *)vcpu->run + vcpu->run->io.data_offset;
-}
-
-/* Not zero, as new pages are. */
-#define POISON	0x5a
-
-static void poison_shared(FIXTURE_DATA(sealed) *self, unsigned long page)
-{
-	memset(shared_page(self, page), POISON, PAGE_SIZE);
-}
-
-static bool is_poison(void *p)
-{
-	uint8_t *byte = p;
-
-	return byte[0] == POISON && !memcmp(byte, byte + 1, PAGE_SIZE - 1);
-}
-
-/* Convert test pages to private, the shared half of which must not be touched. */
-static void new_private(FIXTURE_DATA(sealed) *self, unsigned long page, unsigned long nr)
-{
-	unsigned long i;
-
-	for (i = 0; i < nr; i++)
-		poison_shared(self, page + i);
-	TEST_ASSERT(!to_private(self, page, nr), "Can't convert to private");
-}
-
-/*
- * Give the VM its memory a second time, in a sealed memfd. It's the guest who
- * can write to it, but not before it is there: so have code elsewhere copy it.
- */
-static void copy_memory(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *mem, uint64_t size)
-{
-	/* rep movsq; out %al, $COMMAND_PORT */
-	static const uint8_t code[] = { 0xf3, 0x48, 0xa5, 0xe6, COMMAND_PORT };
-	const uint64_t flags = PTE_PRESENT_MASK | PTE_WRITABLE_MASK;
-	struct kvm_sregs sregs, copier_sregs;
-	struct kvm_regs regs, copier_regs = {
-		.rip = COPIER_GPA + 3 * PAGE_SIZE,
-		.rsi = ALIAS_GPA,
-		.rdi = 0,
-		.rcx = size / 8,
-		.rflags = 2,
-	};
-	uint64_t *copier, i;
-
-	copier = mmap(NULL, 4 * PAGE_SIZE, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	TEST_ASSERT(copier != MAP_FAILED, "No memory");
-	copier[0] = (COPIER_GPA + PAGE_SIZE) | flags;
-	copier[512] = (COPIER_GPA + 2 * PAGE_SIZE) | flags;
-	for (i = 0; i < 512; i++)
-		copier[1024 + i] = i << 21 | flags | PTE_LARGE_MASK;
-	memcpy(copier + 3 * 512, code, sizeof(code));
-
-	TEST_ASSERT(!set_slot(vm, ALIAS_SLOT, 0, ALIAS_GPA, size, mem, -1, 0) &&
-		    !set_slot(vm, COPIER_SLOT, 0, COPIER_GPA, 4 * PAGE_SIZE, copier, -1, 0),
-		    "Can't create memslots");
-
-	vcpu_regs_get(vcpu, &regs);
-	vcpu_sregs_get(vcpu, &sregs);
-	copier_sregs = sregs;
-	copier_sregs.cr3 = COPIER_GPA;
-	vcpu_sregs_set(vcpu, &copier_sregs);
-	vcpu_regs_set(vcpu, &copier_regs);
-	vcpu_run(vcpu);
-	assert_io(vcpu, COMMAND_PORT);
-	vcpu_run_complete_io(vcpu);
-	vcpu_sregs_set(vcpu, &sregs);
-	vcpu_regs_set(vcpu, &regs);
-
-	TEST_ASSERT(!delete_slot(vm, ALIAS_SLOT) && !delete_slot(vm, COPIER_SLOT),
-		    "Can't delete memslots");
-	munmap(copier, 4 * PAGE_SIZE);
-}
-
-/* From now on nothing of the library that looks into the guest will do. */
-static void make_private(FIXTURE_DATA(sealed) *self)
-{
-	struct kvm_vcpu *vcpu = self->tvm.vcpu;
-	struct userspace_mem_region *region;
-	struct kvm_vm *vm = self->vm;
-	struct kvm_regs regs;
-	uint64_t size;
-	void *mem;
-	int fd;
-
-	region = memslot2region(vm, 0);
-	mem = region->host_mem;
-	size = region->region.memory_size;
-	TEST_ASSERT(region->region.guest_phys_addr == 0 && size < ALIAS_GPA,
-		    "Memory is not where it is expected");
-
-	fd = new_sealed_memfd(size);
-	TEST_ASSERT(!delete_slot(vm, 0) &&
-		    !set_slot(vm, 0, KVM_MEM_GUEST_MEMFD, 0, size, mem, fd, 0),
-		    "Can't replace the memslot");
-	TEST_ASSERT(!fallocate(fd, 0, 0, size), "Can't convert to private");
-	close(fd);
-	copy_memory(vm, vcpu, mem, size);
-	TEST_ASSERT(!mprotect(mem, size, PROT_NONE), "Can't protect the shared half");
-
-	vcpu_regs_get(vcpu, &regs);
-	regs.rip = (uint64_t)private_guest_code;
-	vcpu_regs_set(vcpu, &regs);
-	vcpu_run(vcpu);
-	finish_guest(vcpu);
-}
-
-/* The VMs of these tests, private and with a page for most of them */
-static struct kvm_vcpu *setup_private(FIXTURE_DATA(sealed) *self)
-{
-	make_private(self);
-	new_private(self, PAGE, 1);
-	return self->tvm.vcpu;
 }
 
 TEST_F(sealed, all_private)
@@ -748,35 +491,6 @@ TEST_F(sealed, real_mode)
 /*
  * Paravirtualization
  */
-static void enable_msr(struct __test_metadata *_metadata, struct kvm_vcpu *vcpu,
-		       uint32_t msr, uint64_t value)
-{
-	EXPECT_EQ(0, call_guest(vcpu, guest_wrmsr, msr, value, 0)) {
-		TH_LOG("MSR %#x", msr);
-	}
-}
-
-/* Copy it to where we can see it. */
-static void get_private(FIXTURE_DATA(sealed) *self, uint64_t gpa, void *data, size_t len)
-{
-	call_guest(self->tvm.vcpu, guest_memcpy, gpa_of(0), gpa, len);
-	memcpy(data, shared_page(self, 0), len);
-}
-
-static bool clock_is_valid(const struct pvclock_vcpu_time_info *clock)
-{
-	return clock->version && !(clock->version & 1) && clock->tsc_to_system_mul;
-}
-
-/* Have KVM update the clock. */
-static void touch_clock(struct test_vm *tvm)
-{
-	struct kvm_clock_data data = { .clock = 1000000000ul };
-
-	vm_ioctl(tvm->vm, KVM_SET_CLOCK, &data);
-	load(tvm->vcpu, gpa_of(0));
-}
-
 /* The clock is kept in the private page, and nowhere else. */
 static void expect_private_clock(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *self)
 {
@@ -1230,6 +944,26 @@ static void l2_rdmsr_code(void)
 	vmmcall();
 }
 
+/* Writes a byte, or a word, to the port it gets, until that is 0 and it ends. */
+static void l2_out_code(void)
+{
+	uint64_t port = 0, word = 0;
+
+	for (;;) {
+		asm volatile("out %%al, %[l2_port]"
+			     : "+d" (port), "+D" (word)
+			     : [l2_port] "i" (L2_PORT)
+			     : "rax", "rbx", "rcx", "rsi", "r8", "r9", "r10", "r11", "r12",
+			       "r13", "r14", "r15", "memory");
+		if (!port)
+			vmmcall();
+		else if (word)
+			asm volatile("out %%ax, %%dx" : : "d" ((uint16_t)port), "a" (0));
+		else
+			asm volatile("out %%al, %%dx" : : "d" ((uint16_t)port), "a" (0));
+	}
+}
+
 static uint64_t guest_svm_setup(uint64_t svm, uint64_t rip, uint64_t unused)
 {
 	static uint64_t stack[64];
@@ -1288,6 +1022,16 @@ static uint64_t guest_intercept_msrs(uint64_t on, uint64_t unused1, uint64_t unu
 {
 	memset(guest_svm->msr, on ? 0xff : 0, PAGE_SIZE);
 	guest_svm->vmcb->control.intercept |= BIT_ULL(INTERCEPT_MSR_PROT);
+	return 0;
+}
+
+static uint64_t guest_intercept_io(uint64_t iopm, uint64_t port, uint64_t on)
+{
+	uint8_t *byte = (uint8_t *)iopm + port / 8;
+
+	*byte = on ? *byte | BIT(port % 8) : *byte & ~BIT(port % 8);
+	guest_svm->vmcb->control.iopm_base_pa = iopm;
+	guest_svm->vmcb->control.intercept |= BIT_ULL(INTERCEPT_IOIO_PROT);
 	return 0;
 }
 
@@ -1425,6 +1169,111 @@ TEST_F(sealed, nested_msr_bitmap)
 			  call_guest(vcpu, guest_vmrun, 0, 0, 0));
 	}
 	EXPECT_TRUE(nested_is_poison(self));
+}
+
+/* Have L2 write to a port, which L0's userspace or L1 gets to see. */
+static void out_l2(struct kvm_vcpu *vcpu, uint16_t port, bool word)
+{
+	struct kvm_regs regs;
+
+	assert_io(vcpu, L2_PORT);
+	vcpu_regs_get(vcpu, &regs);
+	regs.rdx = port;
+	regs.rdi = word;
+	vcpu_regs_set(vcpu, &regs);
+	vcpu_run(vcpu);
+}
+
+/* The I/O permission map has two pages, and a bit of a third one. */
+#define IOPM_PAGE	(PAGE + 3)
+#define IOPM_NR_PAGES	3
+
+static void test_nested_iopm(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *self,
+			     vm_vaddr_t svm_gva, uint16_t port, bool word)
+{
+	/* The last one of those that are written to */
+	const uint32_t bit = port + word;
+	struct kvm_vcpu *vcpu = self->tvm.vcpu;
+	uint8_t *shared = (uint8_t *)shared_page(self, IOPM_PAGE) + bit / 8;
+	const uint8_t value = *shared;
+	int i, on;
+
+	for (i = 0; i < 4; i++) {
+		on = !(i & 1);
+		call_guest(vcpu, guest_svm_setup, svm_gva, (uint64_t)l2_out_code, 0);
+		call_guest(vcpu, guest_intercept_io, gpa_of(IOPM_PAGE), bit, on);
+		/* Where it's private the shared half says the opposite. */
+		if (bit / 8 / PAGE_SIZE < IOPM_NR_PAGES - 1)
+			*shared = on ? value & ~BIT(bit % 8) : value | BIT(bit % 8);
+		start_guest(vcpu, guest_vmrun, 0, 0, 0);
+		out_l2(vcpu, port, word);
+		if (on) {
+			EXPECT_EQ(SVM_EXIT_IOIO, finish_guest(vcpu));
+			continue;
+		}
+		assert_io(vcpu, port);
+		EXPECT_EQ(word ? 2 : 1, vcpu->run->io.size);
+		vcpu_run(vcpu);
+		out_l2(vcpu, 0, false);
+		EXPECT_EQ(SVM_EXIT_VMMCALL, finish_guest(vcpu));
+	}
+	if (bit / 8 / PAGE_SIZE < IOPM_NR_PAGES - 1)
+		*shared = value;
+}
+
+TEST_F(sealed, nested_io_bitmap)
+{
+	static const uint16_t ports[] = { STRING_PORT, 0x1234, 0x7fff, 0x8000, 0xfff0 };
+	vm_vaddr_t svm_gva;
+	unsigned int i;
+
+	if (!kvm_cpu_has(X86_FEATURE_SVM))
+		SKIP(return, "no SVM");
+
+	svm_gva = setup_nested(self, (guest_fn)l2_out_code);
+	/* The third page stays shared. */
+	new_private(self, IOPM_PAGE, IOPM_NR_PAGES - 1);
+	memset(shared_page(self, IOPM_PAGE + IOPM_NR_PAGES - 1), 0, PAGE_SIZE);
+	for (i = 0; i < ARRAY_SIZE(ports); i++) {
+		test_nested_iopm(_metadata, self, svm_gva, ports[i], false);
+		test_nested_iopm(_metadata, self, svm_gva, ports[i], true);
+	}
+	/* The bits are in two pages, a private and a shared one. */
+	test_nested_iopm(_metadata, self, svm_gva, 0xffff, true);
+
+	EXPECT_TRUE(nested_is_poison(self));
+	EXPECT_TRUE(is_poison(shared_page(self, IOPM_PAGE)));
+	EXPECT_TRUE(is_poison(shared_page(self, IOPM_PAGE + 1)));
+}
+
+/* What is written to the VMCB on exit is logged, and nothing else is written. */
+TEST_F(sealed, nested_dirty_log)
+{
+	struct kvm_vcpu *vcpu = self->tvm.vcpu;
+	vm_vaddr_t svm_gva;
+	int i;
+
+	if (!kvm_cpu_has(X86_FEATURE_SVM))
+		SKIP(return, "no SVM");
+
+	svm_gva = setup_nested(self, (guest_fn)l2_out_code);
+	new_private(self, IOPM_PAGE, IOPM_NR_PAGES);
+	ASSERT_EQ(0, set_logging(self, true));
+	for (i = 0; i < 2; i++) {
+		call_guest(vcpu, guest_svm_setup, svm_gva, (uint64_t)l2_out_code, 0);
+		call_guest(vcpu, guest_intercept_io, gpa_of(IOPM_PAGE), STRING_PORT, true);
+		start_guest(vcpu, guest_vmrun, 0, 0, 0);
+		assert_io(vcpu, L2_PORT);
+		get_dirty(self);
+		/* L1 does no more than look at what it was. */
+		out_l2(vcpu, STRING_PORT, false);
+		EXPECT_EQ(SVM_EXIT_IOIO, finish_guest(vcpu));
+		EXPECT_EQ(BIT(PAGE), get_dirty(self));
+		EXPECT_EQ(!i, nested_is_poison(self));
+
+		/* Once more with a shared VMCB */
+		ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	}
 }
 
 /* On exit, the VMCB that is in force gets L2's state. */

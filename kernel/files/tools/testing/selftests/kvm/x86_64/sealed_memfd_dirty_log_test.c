@@ -6,13 +6,13 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "sealed_memfd.h"
+#include "apic.h"
+#include "sealed_memfd_private.h"
+#include "svm_util.h"
 
 /* Shared, private, shared and so on. Pages with even numbers are shared. */
 #define NR_MIXED	16ul
 #define IS_PRIVATE(i)	((i) % 2)
-
-#define BITMAP_LONGS	(NR_PAGES / 64)
 
 static int set_flags_at(FIXTURE_DATA(sealed) *self, uint64_t gpa, uint32_t flags)
 {
@@ -23,22 +23,6 @@ static int set_flags_at(FIXTURE_DATA(sealed) *self, uint64_t gpa, uint32_t flags
 static int set_flags(FIXTURE_DATA(sealed) *self, uint32_t flags)
 {
 	return set_flags_at(self, GPA, flags);
-}
-
-static int set_logging(FIXTURE_DATA(sealed) *self, bool on)
-{
-	return set_flags(self, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
-}
-
-/* The first pages' bits; no others are set. */
-static unsigned long get_dirty(FIXTURE_DATA(sealed) *self)
-{
-	unsigned long bitmap[BITMAP_LONGS], i;
-
-	kvm_vm_get_dirty_log(self->vm, SLOT, bitmap);
-	for (i = 1; i < BITMAP_LONGS; i++)
-		TEST_ASSERT(!bitmap[i], "Pages from %lu on: %lx", i * 64, bitmap[i]);
-	return bitmap[0];
 }
 
 static void make_mixed(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *self)
@@ -305,6 +289,298 @@ TEST_F(sealed, writes_during_conversions)
 }
 
 /*
+ * KVM's own writes, of which there is one page of each kind
+ */
+#define NR_KINDS	2
+
+#define IRQ_VECTOR	0x40
+
+static unsigned long page_of(unsigned int kind)
+{
+	/* A private and a shared one */
+	return PAGE + kind;
+}
+
+/* All memory is private but for the shared page. */
+static struct kvm_vcpu *setup_kinds(FIXTURE_DATA(sealed) *self)
+{
+	struct kvm_vcpu *vcpu = setup_private(self);
+
+	TEST_ASSERT(IS_PRIVATE(page_of(0)) && !IS_PRIVATE(page_of(1)), "Wrong pages");
+	*shared_page(self, page_of(1)) = 0;
+	start_logging(self, PAGE, NR_KINDS);
+	TEST_ASSERT(!get_dirty(self), "Nobody wrote anything");
+	return vcpu;
+}
+
+/* Whatever else: the private page's shared half was not written to. */
+static bool kinds_are_apart(FIXTURE_DATA(sealed) *self)
+{
+	return is_poison(shared_page(self, page_of(0)));
+}
+
+TEST_F(sealed, emulated_writes)
+{
+	struct kvm_vcpu *vcpu;
+	unsigned int kind;
+	uint64_t gpa;
+
+	if (!force_emulation())
+		SKIP(return, "no forced emulation");
+	vcpu = setup_kinds(self);
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		gpa = gpa_of(page_of(kind));
+		EXPECT_EQ(0, call_guest(vcpu, guest_load_emulated, gpa, 0, 0));
+		EXPECT_EQ(0, get_dirty(self));
+		call_guest(vcpu, guest_store_emulated, gpa, 5, 0);
+		EXPECT_EQ(BIT(page_of(kind)), get_dirty(self));
+		EXPECT_EQ(5, call_guest(vcpu, guest_cmpxchg_emulated, gpa, 5, 6));
+		EXPECT_EQ(BIT(page_of(kind)), get_dirty(self));
+		/* It's a write even if it's the same that is written. */
+		EXPECT_EQ(6, call_guest(vcpu, guest_cmpxchg_emulated, gpa, 5, 7));
+		EXPECT_EQ(BIT(page_of(kind)), get_dirty(self));
+		EXPECT_EQ(6, call_guest(vcpu, guest_load_emulated, gpa, 0, 0));
+		EXPECT_EQ(0, get_dirty(self));
+	}
+
+	/* From one into the other */
+	call_guest(vcpu, guest_store_emulated, gpa_of(page_of(1)) - 4, ~0ul, 0);
+	EXPECT_EQ(BIT(page_of(0)) | BIT(page_of(1)), get_dirty(self));
+	EXPECT_TRUE(kinds_are_apart(self));
+}
+
+TEST_F(sealed, string_io)
+{
+	struct kvm_vcpu *vcpu = setup_kinds(self);
+	unsigned int kind;
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		start_guest(vcpu, guest_ins, gpa_of(page_of(kind)), 8, 0);
+		/* Not before there is something to be written. */
+		EXPECT_EQ(0, get_dirty(self));
+		while (is_io(vcpu, STRING_PORT)) {
+			memset(io_data(vcpu), 1, vcpu->run->io.count);
+			vcpu_run(vcpu);
+		}
+		finish_guest(vcpu);
+		EXPECT_EQ(BIT(page_of(kind)), get_dirty(self));
+		EXPECT_EQ(0x0101010101010101, load(vcpu, gpa_of(page_of(kind))));
+		EXPECT_EQ(0, get_dirty(self));
+	}
+	EXPECT_TRUE(kinds_are_apart(self));
+}
+
+TEST_F(sealed, mmio_to_page)
+{
+	struct kvm_vcpu *vcpu = setup_kinds(self);
+	const uint64_t data = 0x1122334455667788ul;
+	unsigned int kind;
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		start_guest(vcpu, guest_movsq, gpa_of(page_of(kind)), MMIO_GPA, 0);
+		TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_MMIO);
+		EXPECT_EQ(0, get_dirty(self));
+		memcpy(vcpu->run->mmio.data, &data, 8);
+		vcpu_run(vcpu);
+		finish_guest(vcpu);
+		EXPECT_EQ(BIT(page_of(kind)), get_dirty(self));
+		EXPECT_EQ(data, load(vcpu, gpa_of(page_of(kind))));
+	}
+	EXPECT_TRUE(kinds_are_apart(self));
+}
+
+/* KVM marks what it walks as accessed, which is a write to the page table. */
+TEST_F(sealed, page_tables)
+{
+	const uint64_t pte_flags = PTE_PRESENT_MASK | PTE_WRITABLE_MASK;
+	const uint64_t target = gpa_of(NR_MIXED);
+	struct kvm_vcpu *vcpu = self->tvm.vcpu;
+	unsigned int kind, round;
+	int level = PG_LEVEL_2M;
+	uint64_t *pde, gva;
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		gva = PT_GVA + kind * SZ_2M;
+		virt_map(self->vm, gva, OTHER_GPA, 1);
+		pde = __vm_get_page_table_entry(self->vm, gva, &level);
+		*pde = (*pde & ~PHYSICAL_PAGE_MASK) | gpa_of(page_of(kind));
+	}
+	setup_kinds(self);
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		store(vcpu, gpa_of(page_of(kind)), target | pte_flags);
+		EXPECT_EQ(BIT(page_of(kind)), get_dirty(self));
+
+		/* The second time there is nothing to be marked. */
+		for (round = 0; round < 2; round++) {
+			start_guest(vcpu, guest_movsq, PT_GVA + kind * SZ_2M, MMIO_GPA, 0);
+			TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_MMIO);
+			vcpu_run(vcpu);
+			finish_guest(vcpu);
+			EXPECT_EQ(BIT(NR_MIXED) | (round ? 0 : BIT(page_of(kind))),
+				  get_dirty(self));
+		}
+	}
+	EXPECT_TRUE(kinds_are_apart(self));
+}
+
+TEST_F(sealed, steal_time)
+{
+	struct kvm_vcpu *vcpu = setup_kinds(self);
+	unsigned int kind, i;
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		enable_msr(_metadata, vcpu, MSR_KVM_STEAL_TIME, gpa_of(page_of(kind)) + 128 + 1);
+		EXPECT_EQ(BIT(page_of(kind)), get_dirty(self));
+		/* Whenever a vCPU is loaded again */
+		for (i = 0; i < 3; i++) {
+			load(vcpu, gpa_of(0));
+			EXPECT_EQ(BIT(page_of(kind)), get_dirty(self));
+		}
+		enable_msr(_metadata, vcpu, MSR_KVM_STEAL_TIME, 0);
+		get_dirty(self);
+		load(vcpu, gpa_of(0));
+		EXPECT_EQ(0, get_dirty(self));
+	}
+	EXPECT_TRUE(kinds_are_apart(self));
+}
+
+TEST_F(sealed, pv_clock)
+{
+	struct kvm_vcpu *vcpu = setup_kinds(self);
+	unsigned int kind, i;
+	uint64_t gpa;
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		gpa = gpa_of(page_of(kind));
+		enable_msr(_metadata, vcpu, MSR_KVM_WALL_CLOCK_NEW, gpa);
+		EXPECT_EQ(BIT(page_of(kind)), get_dirty(self));
+		load(vcpu, gpa_of(0));
+		EXPECT_EQ(0, get_dirty(self));
+
+		enable_msr(_metadata, vcpu, MSR_KVM_SYSTEM_TIME_NEW, gpa + 64 + 1);
+		EXPECT_EQ(BIT(page_of(kind)), get_dirty(self));
+		for (i = 0; i < 3; i++) {
+			touch_clock(&self->tvm);
+			EXPECT_EQ(BIT(page_of(kind)), get_dirty(self));
+		}
+		enable_msr(_metadata, vcpu, MSR_KVM_SYSTEM_TIME_NEW, 0);
+		get_dirty(self);
+		touch_clock(&self->tvm);
+		EXPECT_EQ(0, get_dirty(self));
+	}
+	EXPECT_TRUE(kinds_are_apart(self));
+}
+
+static uint64_t guest_enable_apic(uint64_t unused1, uint64_t unused2, uint64_t unused3)
+{
+	x2apic_enable();
+	return 0;
+}
+
+TEST_F(sealed, async_pf)
+{
+	struct kvm_vcpu *vcpu = setup_kinds(self);
+	unsigned int kind;
+
+	/* That it's enabled is an event that is written there. */
+	call_guest(vcpu, guest_enable_apic, 0, 0, 0);
+	enable_msr(_metadata, vcpu, MSR_KVM_ASYNC_PF_INT, IRQ_VECTOR);
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		enable_msr(_metadata, vcpu, MSR_KVM_ASYNC_PF_EN, gpa_of(page_of(kind)) |
+			   KVM_ASYNC_PF_ENABLED | KVM_ASYNC_PF_DELIVERY_AS_INT);
+		EXPECT_EQ(BIT(page_of(kind)), get_dirty(self));
+		enable_msr(_metadata, vcpu, MSR_KVM_ASYNC_PF_EN, 0);
+		EXPECT_EQ(0, get_dirty(self));
+		EXPECT_EQ(~0u, load(vcpu, gpa_of(page_of(kind)) +
+				    offsetof(struct kvm_vcpu_pv_apf_data, token)) & ~0u);
+	}
+	EXPECT_TRUE(kinds_are_apart(self));
+}
+
+/* Doesn't look at the area, i.e. doesn't write there. */
+static void guest_irq_handler(struct ex_regs *regs)
+{
+	x2apic_write_reg(APIC_EOI, 0);
+}
+
+static uint64_t guest_irqs(uint64_t nr, uint64_t unused1, uint64_t unused2)
+{
+	uint64_t i;
+
+	asm volatile("sti");
+	for (i = 0; i < nr; i++)
+		x2apic_write_reg(APIC_ICR, APIC_DEST_SELF | APIC_INT_ASSERT |
+				 APIC_DM_FIXED | IRQ_VECTOR);
+	asm volatile("nop; cli");
+	return 0;
+}
+
+TEST_F(sealed, pv_eoi)
+{
+	struct kvm_vcpu *vcpu;
+	unsigned int kind;
+
+	vm_install_exception_handler(self->vm, IRQ_VECTOR, guest_irq_handler);
+	vcpu = setup_kinds(self);
+	call_guest(vcpu, guest_enable_apic, 0, 0, 0);
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		enable_msr(_metadata, vcpu, MSR_KVM_PV_EOI_EN,
+			   gpa_of(page_of(kind)) | KVM_MSR_ENABLED);
+		EXPECT_EQ(0, get_dirty(self));
+		/* Not necessarily each of them tells that it needs no EOI. */
+		call_guest(vcpu, guest_irqs, 10, 0, 0);
+		EXPECT_EQ(BIT(page_of(kind)), get_dirty(self));
+		enable_msr(_metadata, vcpu, MSR_KVM_PV_EOI_EN, 0);
+		EXPECT_EQ(0, get_dirty(self));
+	}
+	EXPECT_TRUE(kinds_are_apart(self));
+}
+
+static uint64_t guest_enable_svm(uint64_t unused1, uint64_t unused2, uint64_t unused3)
+{
+	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SVME);
+	return 0;
+}
+
+static uint64_t guest_vmsave(uint64_t gpa, uint64_t gs_base, uint64_t unused)
+{
+	wrmsr(MSR_KERNEL_GS_BASE, gs_base);
+	asm volatile("vmsave %0" : : "a" (gpa) : "memory");
+	return 0;
+}
+
+static uint64_t guest_vmload(uint64_t gpa, uint64_t unused1, uint64_t unused2)
+{
+	asm volatile("vmload %0" : : "a" (gpa) : "memory");
+	return rdmsr(MSR_KERNEL_GS_BASE);
+}
+
+TEST_F(sealed, vmsave)
+{
+	unsigned int kind, i;
+	struct kvm_vcpu *vcpu;
+	uint64_t gpa;
+
+	if (!kvm_cpu_has(X86_FEATURE_SVM))
+		SKIP(return, "no SVM");
+
+	vcpu = setup_kinds(self);
+	call_guest(vcpu, guest_enable_svm, 0, 0, 0);
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		gpa = gpa_of(page_of(kind));
+		for (i = 1; i < 4; i++) {
+			call_guest(vcpu, guest_vmsave, gpa, i, 0);
+			EXPECT_EQ(BIT(page_of(kind)), get_dirty(self));
+			EXPECT_EQ(i, call_guest(vcpu, guest_vmload, gpa, 0, 0));
+			EXPECT_EQ(0, get_dirty(self));
+		}
+	}
+	EXPECT_TRUE(kinds_are_apart(self));
+}
+
+/*
  * Flags come and go
  */
 TEST_F(sealed, toggle)
@@ -522,10 +798,12 @@ TEST_F(sealed, dirty_ring)
 		guest_write(&self->tvm, gpa_of(i), value_of(i));
 
 	/* Conversions are not a vCPU's doing, */
-	ASSERT_EQ(0, to_private(self, 20, 1));
+	ASSERT_EQ(0, to_private(self, 20, 2));
 	ASSERT_EQ(0, to_shared(self, 1, 1));
-	/* but what it does next is. */
+	/* but what it does next is, or has KVM do. */
 	guest_write(&self->tvm, gpa_of(20), 1);
+	guest_run(&self->tvm, GUEST_WRMSR, MSR_KVM_WALL_CLOCK_NEW, gpa_of(21));
+	guest_run(&self->tvm, GUEST_WRMSR, MSR_KVM_WALL_CLOCK_NEW, gpa_of(22));
 
 	for (bits = 0; n < RING_ENTRIES; n++) {
 		entry = &ring[n];
@@ -536,7 +814,7 @@ TEST_F(sealed, dirty_ring)
 		bits |= BIT(entry->offset);
 		__atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
 	}
-	EXPECT_EQ((BIT(NR_MIXED) - 1) | BIT(20), bits);
+	EXPECT_EQ((BIT(NR_MIXED) - 1) | BIT(20) | BIT(21) | BIT(22), bits);
 	EXPECT_EQ(n, kvm_vm_reset_dirty_ring(self->vm));
 
 	/* They are protected again. */

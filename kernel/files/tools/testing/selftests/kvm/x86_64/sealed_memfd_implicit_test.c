@@ -98,6 +98,15 @@ static void handle_memory_fault(struct race *race, struct kvm_run *run, unsigned
 	race_fallocate(race, private, i, 1);
 }
 
+/* There is no memslot: what is written is lost, which the guest can't tell from zeros. */
+static void handle_mmio(struct kvm_run *run)
+{
+	TEST_ASSERT(run->mmio.phys_addr >= RACE_GPA + NR_STRICT * PAGE_SIZE &&
+		    run->mmio.phys_addr < RACE_GPA + RACE_SIZE,
+		    "Unexpected MMIO: GPA 0x%llx", run->mmio.phys_addr);
+	memset(run->mmio.data, 0, sizeof(run->mmio.data));
+}
+
 static void *implicit_run_vcpu(void *data)
 {
 	struct race_vcpu *race_vcpu = data;
@@ -105,11 +114,18 @@ static void *implicit_run_vcpu(void *data)
 	unsigned int seed = vcpu->id;
 	struct ucall uc;
 
-	while (_vcpu_run(vcpu)) {
-		TEST_ASSERT(errno == EFAULT && vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT,
-			    "KVM_RUN failed: errno %d, exit reason %u", errno,
-			    vcpu->run->exit_reason);
-		handle_memory_fault(race_vcpu->race, vcpu->run, &seed);
+	for (;;) {
+		if (_vcpu_run(vcpu)) {
+			TEST_ASSERT(errno == EFAULT &&
+				    vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT,
+				    "KVM_RUN failed: errno %d, exit reason %u", errno,
+				    vcpu->run->exit_reason);
+			handle_memory_fault(race_vcpu->race, vcpu->run, &seed);
+		} else if (vcpu->run->exit_reason == KVM_EXIT_MMIO) {
+			handle_mmio(vcpu->run);
+		} else {
+			break;
+		}
 	}
 	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
 	if (get_ucall(vcpu, &uc) == UCALL_ABORT)
@@ -152,6 +168,60 @@ static void *implicit_discarder(void *data)
 	return NULL;
 }
 
+/*
+ * Memslots come, go and change.  Pages that are accessed at any time may find
+ * nothing there; the others are locked while that is so.
+ */
+static void set_flags(struct race *race, uint32_t flags)
+{
+	TEST_ASSERT(!__vm_set_user_memory_region2(race->vm, RACE_SLOT,
+						  KVM_MEM_GUEST_MEMFD | flags, RACE_GPA,
+						  RACE_SIZE, race->shared, race->fd, 0),
+		    __KVM_SYSCALL_ERROR("KVM_SET_USER_MEMORY_REGION2", -1));
+}
+
+static void split_and_merge(struct race *race, unsigned int border)
+{
+	struct kvm_split_memory_region split = {
+		.slot = RACE_SLOT,
+		.size = border * PAGE_SIZE,
+		.range_slot = RACE_SLOT,
+		.after_slot = RACE_SLOT + 1,
+	};
+	struct kvm_merge_memory_regions merge = {
+		.slot = RACE_SLOT,
+		.guest_phys_addr = RACE_GPA,
+		.memory_size = RACE_SIZE,
+	};
+
+	TEST_ASSERT(!__vm_ioctl(race->vm, KVM_SPLIT_MEMORY_REGION, &split),
+		    __KVM_SYSCALL_ERROR("KVM_SPLIT_MEMORY_REGION", -1));
+	usleep(100);
+	TEST_ASSERT(!__vm_ioctl(race->vm, KVM_MERGE_MEMORY_REGIONS, &merge),
+		    __KVM_SYSCALL_ERROR("KVM_MERGE_MEMORY_REGIONS", -1));
+}
+
+static void *implicit_slot_changer(void *data)
+{
+	struct race *race = data;
+	unsigned int seed = 3;
+
+	while (!READ_ONCE(race->stop)) {
+		set_flags(race, KVM_MEM_LOG_DIRTY_PAGES);
+		split_and_merge(race, 1 + rand_r(&seed) % (RACE_NR_PAGES - 1));
+		set_flags(race, 0);
+		split_and_merge(race, 1 + rand_r(&seed) % (RACE_NR_PAGES - 1));
+
+		race_lock(race, 0, NR_STRICT);
+		TEST_ASSERT(!race_set_slot(race, race->vm, false), "Can't delete the memslot");
+		usleep(100);
+		TEST_ASSERT(!race_set_slot(race, race->vm, true), "Can't create the memslot");
+		race_unlock(race, 0, NR_STRICT);
+		usleep(5000);
+	}
+	return NULL;
+}
+
 static struct race *implicit_create(uint32_t type, unsigned int nr_vcpus,
 				    uint32_t iterations)
 {
@@ -166,7 +236,9 @@ static struct race *implicit_create(uint32_t type, unsigned int nr_vcpus,
 	return race;
 }
 
-static void *(*const threads[])(void *) = { implicit_converter, implicit_discarder };
+static void *(*const threads[])(void *) = {
+	implicit_converter, implicit_discarder, implicit_slot_changer,
+};
 
 int main(int argc, char *argv[])
 {
@@ -175,11 +247,13 @@ int main(int argc, char *argv[])
 
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_X86_SHARED_GPA_BIT));
 	ksft_print_header();
-	ksft_set_plan(4);
+	ksft_set_plan(5);
 
 	race_test("one vCPU", implicit_create, KVM_X86_DEFAULT_VM, &one, NULL, 0);
 	race_test("several vCPUs", implicit_create, KVM_X86_DEFAULT_VM, &several, NULL, 0);
 	race_test("with conversions by userspace", implicit_create, KVM_X86_DEFAULT_VM,
+		  &several, threads, ARRAY_SIZE(threads) - 1);
+	race_test("with changes of memslots", implicit_create, KVM_X86_DEFAULT_VM,
 		  &several, threads, ARRAY_SIZE(threads));
 	race_test("software-protected VM", implicit_create, KVM_X86_SW_PROTECTED_VM, &several,
 		  threads, ARRAY_SIZE(threads));

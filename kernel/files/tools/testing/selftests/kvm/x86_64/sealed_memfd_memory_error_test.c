@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "sealed_memfd.h"
+#include "sealed_memfd_shared_bit.h"
 #include "sealed_memfd_trace.h"
 
 #define HWPOISON_DIR	"/sys/kernel/debug/hwpoison/"
@@ -75,18 +76,27 @@ static uint64_t to_known_private(FIXTURE_DATA(sealed) *self, unsigned long page)
 	return traced_pfn();
 }
 
+/* What is converted in one go is 512 pages at most. */
+#define LAST_OF_CHUNK	511
+
 #define NOT_POISONABLE	"no hwpoison injection or no tracing"
 
-static void expect_lost(struct __test_metadata *_metadata, struct test_vm *tvm,
-			unsigned long page)
+static void expect_fault(struct __test_metadata *_metadata, struct test_vm *tvm,
+			 unsigned long page, int error)
 {
 	struct kvm_run *run = tvm->vcpu->run;
 
-	EXPECT_REFUSED(EHWPOISON, _vcpu_run(tvm->vcpu));
+	EXPECT_REFUSED(error, _vcpu_run(tvm->vcpu));
 	ASSERT_EQ(KVM_EXIT_MEMORY_FAULT, run->exit_reason);
 	EXPECT_EQ(KVM_MEMORY_EXIT_FLAG_PRIVATE, run->memory_fault.flags);
 	EXPECT_EQ(gpa_of(page), run->memory_fault.gpa);
 	EXPECT_EQ(PAGE_SIZE, run->memory_fault.size);
+}
+
+static void expect_lost(struct __test_metadata *_metadata, struct test_vm *tvm,
+			unsigned long page)
+{
+	expect_fault(_metadata, tvm, page, EHWPOISON);
 }
 
 /* Each way to touch the page, each way to go on */
@@ -266,6 +276,156 @@ TEST_F(sealed, clock)
 	EXPECT_TRUE(unpoison(pfn));
 }
 
+/* Nor is anything else that KVM leaves for the guest. */
+TEST_F(sealed, steal_time)
+{
+	struct test_vm *tvm = &self->tvm;
+	uint64_t pfn;
+
+	if (!kvm_cpu_has(X86_FEATURE_KVM_STEAL_TIME))
+		SKIP(return, "no steal time");
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE);
+	vcpu_set_msr(tvm->vcpu, MSR_KVM_STEAL_TIME, gpa_of(PAGE) | 1);
+	/* Its version, next to flags */
+	EXPECT_NE(0, guest_read(tvm, gpa_of(PAGE) + 8));
+	ASSERT_TRUE(poison(pfn));
+	vcpu_set_msr(tvm->vcpu, MSR_KVM_STEAL_TIME, gpa_of(PAGE) | 1);
+	EXPECT_EQ(SHARED_VALUE(0), guest_read(tvm, gpa_of(0)));
+	EXPECT_EQ(0, shared_page(self, PAGE)[1]);
+
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	vcpu_set_msr(tvm->vcpu, MSR_KVM_STEAL_TIME, gpa_of(PAGE) | 1);
+	EXPECT_EQ(SHARED_VALUE(0), guest_read(tvm, gpa_of(0)));
+	EXPECT_NE(0, shared_page(self, PAGE)[1]);
+	vcpu_set_msr(tvm->vcpu, MSR_KVM_STEAL_TIME, 0);
+	EXPECT_TRUE(unpoison(pfn));
+}
+
+/* A page table that is lost is what is touched, not the page it leads to. */
+TEST_F(sealed, page_table)
+{
+	struct test_vm *tvm = &self->tvm;
+	int level = PG_LEVEL_2M;
+	uint64_t pfn, *pde;
+
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE);
+	virt_map(self->vm, PT_GVA, OTHER_GPA, 1);
+	pde = __vm_get_page_table_entry(self->vm, PT_GVA, &level);
+	*pde = (*pde & ~PHYSICAL_PAGE_MASK) | gpa_of(PAGE);
+	guest_write(tvm, gpa_of(PAGE), gpa_of(1) | PTE_PRESENT_MASK | PTE_WRITABLE_MASK);
+	EXPECT_EQ(SHARED_VALUE(1), guest_read(tvm, PT_GVA));
+
+	ASSERT_TRUE(poison(pfn));
+	guest_command_set(tvm, GUEST_READ, PT_GVA, 0);
+	expect_lost(_metadata, tvm, PAGE);
+	expect_lost(_metadata, tvm, PAGE);
+	*shared_page(self, PAGE) = gpa_of(2) | PTE_PRESENT_MASK | PTE_WRITABLE_MASK;
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	vcpu_run(tvm->vcpu);
+	EXPECT_EQ(SHARED_VALUE(2), guest_result(tvm));
+	EXPECT_TRUE(unpoison(pfn));
+}
+
+TEST_F(sealed, read_only)
+{
+	struct test_vm *tvm = &self->tvm;
+	uint64_t pfn;
+
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	ASSERT_EQ(0, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD | KVM_MEM_READONLY, GPA, SIZE,
+			      self->shared, self->fd, 0));
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE);
+	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
+	ASSERT_TRUE(poison(pfn));
+	guest_command_set(tvm, GUEST_READ, gpa_of(PAGE), 0);
+	expect_lost(_metadata, tvm, PAGE);
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	vcpu_run(tvm->vcpu);
+	EXPECT_EQ(0, guest_result(tvm));
+	EXPECT_TRUE(unpoison(pfn));
+
+	/* What can't be written in any case is refused as that. */
+	pfn = to_known_private(self, PAGE);
+	ASSERT_NE(0, pfn);
+	ASSERT_TRUE(poison(pfn));
+	guest_command_set(tvm, GUEST_WRITE, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+	expect_fault(_metadata, tvm, PAGE, EFAULT);
+	expect_fault(_metadata, tvm, PAGE, EFAULT);
+
+	/* As shared it can be written, by userspace. */
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	vcpu_run(tvm->vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(tvm->vcpu, KVM_EXIT_MMIO);
+	EXPECT_EQ(gpa_of(PAGE), tvm->vcpu->run->mmio.phys_addr);
+	vcpu_run(tvm->vcpu);
+	guest_result(tvm);
+	EXPECT_TRUE(unpoison(pfn));
+}
+
+/* Who wants it as private learns of the loss, who wants it as shared does not care. */
+TEST_F(sealed, shared_bit)
+{
+	const struct vm_shape shape = { .mode = VM_MODE_DEFAULT, .type = variant->type };
+	int bit = kvm_check_cap(KVM_CAP_X86_SHARED_GPA_BIT);
+	struct test_vm *tvm = &self->tvm;
+	struct kvm_run *run;
+	uint64_t pfn;
+	int i;
+
+	if (!bit)
+		SKIP(return, "no shared GPA bit");
+
+	/* A VM that has one takes the place of the first. */
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	kvm_vm_free(self->vm);
+	self->vm = __vm_create(shape, 1, 64);
+	tvm->vm = self->vm;
+	vm_enable_shared_bit(self->vm, bit);
+	tvm->vcpu = vm_vcpu_add(self->vm, 0, guest_code);
+	tvm->command = addr_gva2hva(self->vm, (vm_vaddr_t)&guest_command);
+	ASSERT_EQ(0, add_slot(self, SLOT, 0, NR_PAGES));
+	virt_map(self->vm, GPA, GPA, NR_PAGES);
+	virt_map(self->vm, GPA + SHARED_ALIAS, GPA | BIT_ULL(bit), NR_PAGES);
+	run = tvm->vcpu->run;
+
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE);
+	guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+	ASSERT_TRUE(poison(pfn));
+
+	guest_command_set(tvm, GUEST_READ, gpa_of(PAGE), 0);
+	expect_lost(_metadata, tvm, PAGE);
+	expect_lost(_metadata, tvm, PAGE);
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	vcpu_run(tvm->vcpu);
+	EXPECT_EQ(0, guest_result(tvm));
+	EXPECT_TRUE(unpoison(pfn));
+
+	pfn = to_known_private(self, PAGE);
+	ASSERT_NE(0, pfn);
+	ASSERT_TRUE(poison(pfn));
+	guest_command_set(tvm, GUEST_READ, gpa_of(PAGE) + SHARED_ALIAS, 0);
+	for (i = 0; i < 2; i++) {
+		EXPECT_REFUSED(EFAULT, _vcpu_run(tvm->vcpu));
+		ASSERT_EQ(KVM_EXIT_MEMORY_FAULT, run->exit_reason);
+		EXPECT_EQ(0, run->memory_fault.flags);
+		EXPECT_EQ(gpa_of(PAGE), run->memory_fault.gpa);
+	}
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	vcpu_run(tvm->vcpu);
+	EXPECT_EQ(SHARED_VALUE(PAGE), guest_result(tvm));
+	EXPECT_TRUE(unpoison(pfn));
+}
+
 TEST_F(sealed, pre_fault)
 {
 	struct kvm_pre_fault_memory range = { .gpa = GPA, .size = 2 * PAGE * PAGE_SIZE };
@@ -434,51 +594,117 @@ TEST_F(sealed, while_guest_runs)
 	TH_LOG("%lu accesses, %d errors", toucher.nr_done, i);
 }
 
-struct puncher {
+struct changer {
 	FIXTURE_DATA(sealed) *self;
+	unsigned long page;
+	unsigned long nr_pages;
+	bool private;
 	pthread_barrier_t barrier;
 	int spin;
 };
 
-static void *punch_once(void *data)
+static void *change_once(void *data)
 {
-	struct puncher *puncher = data;
+	struct changer *changer = data;
 	volatile int n;
 
-	pthread_barrier_wait(&puncher->barrier);
-	for (n = 0; n < puncher->spin; n++)
+	pthread_barrier_wait(&changer->barrier);
+	for (n = 0; n < changer->spin; n++)
 		;
-	return (void *)(long)to_shared(puncher->self, PAGE, 1);
+	return (void *)(long)(changer->private ?
+			      to_private(changer->self, changer->page, changer->nr_pages) :
+			      to_shared(changer->self, changer->page, changer->nr_pages));
+}
+
+/* An error while that is converted.  Was there time for it? */
+static bool poison_while_changing(struct __test_metadata *_metadata, struct changer *changer,
+				  uint64_t pfn)
+{
+	pthread_t thread;
+	bool poisoned;
+	void *ret;
+
+	pthread_barrier_init(&changer->barrier, NULL, 2);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, change_once, changer));
+	pthread_barrier_wait(&changer->barrier);
+	poisoned = poison(pfn);
+	pthread_join(thread, &ret);
+	pthread_barrier_destroy(&changer->barrier);
+	EXPECT_EQ(NULL, ret);
+	return poisoned;
 }
 
 /* The error comes while the page is freed, or to a free one. */
 TEST_F(sealed, race_with_punch)
 {
-	struct puncher puncher = { .self = self };
+	struct changer changer = { .self = self, .page = PAGE, .nr_pages = 1 };
 	struct test_vm *tvm = &self->tvm;
-	pthread_t thread;
 	uint64_t pfn;
-	void *ret;
 	int i;
 
-	pthread_barrier_init(&puncher.barrier, NULL, 2);
 	for (i = 0; i < 4; i++) {
 		pfn = to_known_private(self, PAGE);
 		if (!pfn)
 			SKIP(return, NOT_POISONABLE);
 		guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
-		puncher.spin = i * 2000;
-		ASSERT_EQ(0, pthread_create(&thread, NULL, punch_once, &puncher));
-		pthread_barrier_wait(&puncher.barrier);
-		poison(pfn);
-		pthread_join(thread, &ret);
-		ASSERT_EQ(NULL, ret);
+		changer.spin = i * 2000;
+		poison_while_changing(_metadata, &changer, pfn);
 
 		EXPECT_EQ(SHARED_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE)));
 		ASSERT_EQ(0, to_private(self, PAGE, 1));
 		EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
 		ASSERT_EQ(0, to_shared(self, PAGE, 1));
 		unpoison(pfn);
+	}
+}
+
+/* The last page of a chunk: the others are gone by then, locked one by one. */
+TEST_F(sealed, race_with_long_punch)
+{
+	struct changer changer = { .self = self, .nr_pages = NR_PAGES };
+	struct test_vm *tvm = &self->tvm;
+	uint64_t pfn;
+	int i;
+
+	for (i = 0; i < 4; i++) {
+		pfn = to_known_private(self, LAST_OF_CHUNK);
+		if (!pfn)
+			SKIP(return, NOT_POISONABLE);
+		ASSERT_EQ(0, to_private(self, 0, NR_PAGES));
+		guest_write(tvm, gpa_of(LAST_OF_CHUNK), PRIVATE_VALUE(0));
+		poison_while_changing(_metadata, &changer, pfn);
+
+		EXPECT_EQ(0, lseek(self->fd, 0, SEEK_HOLE));
+		EXPECT_EQ(-1, lseek(self->fd, 0, SEEK_DATA));
+		EXPECT_EQ(SHARED_VALUE(LAST_OF_CHUNK),
+			  guest_read(tvm, gpa_of(LAST_OF_CHUNK)));
+		unpoison(pfn);
+	}
+}
+
+/* Pages are allocated around it. */
+TEST_F(sealed, race_with_long_fallocate)
+{
+	struct changer changer = { .self = self, .nr_pages = NR_PAGES, .private = true };
+	struct test_vm *tvm = &self->tvm;
+	uint64_t pfn;
+	int i;
+
+	for (i = 0; i < 4; i++) {
+		pfn = to_known_private(self, LAST_OF_CHUNK);
+		if (!pfn)
+			SKIP(return, NOT_POISONABLE);
+		guest_write(tvm, gpa_of(LAST_OF_CHUNK), PRIVATE_VALUE(0));
+		ASSERT_TRUE(poison_while_changing(_metadata, &changer, pfn));
+
+		EXPECT_EQ(SIZE, lseek(self->fd, 0, SEEK_HOLE));
+		EXPECT_EQ(0, guest_read(tvm, gpa_of(LAST_OF_CHUNK - 1)));
+		guest_command_set(tvm, GUEST_READ, gpa_of(LAST_OF_CHUNK), 0);
+		expect_lost(_metadata, tvm, LAST_OF_CHUNK);
+		ASSERT_EQ(0, to_shared(self, 0, NR_PAGES));
+		vcpu_run(tvm->vcpu);
+		EXPECT_EQ(SHARED_VALUE(LAST_OF_CHUNK), guest_result(tvm));
+		EXPECT_TRUE(unpoison(pfn));
 	}
 }
 

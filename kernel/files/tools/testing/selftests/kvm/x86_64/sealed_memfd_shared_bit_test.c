@@ -11,132 +11,8 @@
 #include <unistd.h>
 
 #include "apic.h"
-#include "sealed_memfd.h"
-#include "sealed_memfd_shared_bit.h"
+#include "sealed_memfd_shared_bit_fixture.h"
 #include "sealed_memfd_trace.h"
-
-#define PRIVATE		KVM_MEMORY_EXIT_FLAG_PRIVATE
-#define SHARED		0
-
-/* An ordinary memslot, without private half. */
-#define ORDINARY_SLOT	(SLOT + 1)
-#define ORDINARY_GPA	OTHER_GPA
-
-/*
- * The fixture of other tests, in a VM that has the bit.
- */
-FIXTURE(shared_bit)
-{
-	FIXTURE_DATA(sealed) sealed;
-	struct test_vm *tvm;
-	struct kvm_vm *vm;
-	uint64_t bit;
-};
-
-FIXTURE_VARIANT(shared_bit)
-{
-	uint32_t type;
-	/* 0 is the highest one there is. */
-	unsigned int bit;
-};
-
-FIXTURE_VARIANT_ADD(shared_bit, default_vm) {
-	.type = KVM_X86_DEFAULT_VM,
-};
-
-/* The aliases share a page table. */
-FIXTURE_VARIANT_ADD(shared_bit, default_vm_low_bit) {
-	.type = KVM_X86_DEFAULT_VM,
-	.bit = 35,
-};
-
-FIXTURE_VARIANT_ADD(shared_bit, sw_protected_vm) {
-	.type = KVM_X86_SW_PROTECTED_VM,
-};
-
-/* Maps some pages one to one, and their shared alias. */
-static void map_both(struct kvm_vm *vm, uint64_t gpa, unsigned long nr_pages, uint64_t bit)
-{
-	virt_map(vm, gpa, gpa, nr_pages);
-	virt_map(vm, gpa + SHARED_ALIAS, gpa | bit, nr_pages);
-}
-
-FIXTURE_SETUP(shared_bit)
-{
-	FIXTURE_DATA(sealed) *sealed = &self->sealed;
-	const struct vm_shape shape = { .mode = VM_MODE_DEFAULT, .type = variant->type };
-	int max = kvm_check_cap(KVM_CAP_X86_SHARED_GPA_BIT);
-	unsigned long i;
-
-	if (!max)
-		SKIP(return, "no shared GPA bit");
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(variant->type)))
-		SKIP(return, "VM type %u is not supported", variant->type);
-
-	self->bit = BIT_ULL(variant->bit ?: max);
-	self->tvm = &sealed->tvm;
-	self->vm = __vm_create(shape, 1, 64);
-	sealed->vm = self->vm;
-	sealed->tvm.vm = self->vm;
-	vm_enable_shared_bit(self->vm, variant->bit ?: max);
-
-	sealed->fd = new_sealed_memfd(2 * SIZE);
-	sealed->shared = mmap(NULL, 2 * SIZE, PROT_READ | PROT_WRITE,
-			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(MAP_FAILED, sealed->shared);
-	for (i = 0; i < 2 * NR_PAGES; i++)
-		*shared_page(sealed, i) = SHARED_VALUE(i);
-	ASSERT_EQ(0, add_slot(sealed, SLOT, 0, NR_PAGES));
-	ASSERT_EQ(0, set_slot(self->vm, ORDINARY_SLOT, 0, ORDINARY_GPA, SIZE,
-			      sealed->shared + SIZE, -1, 0));
-
-	sealed->tvm.vcpu = vm_vcpu_add(self->vm, 0, guest_code);
-	sealed->tvm.command = addr_gva2hva(self->vm, (vm_vaddr_t)&guest_command);
-	map_both(self->vm, GPA, 2 * NR_PAGES, self->bit);
-	map_both(self->vm, MMIO_GPA, 1, self->bit);
-	map_both(self->vm, APIC_DEFAULT_GPA, 1, self->bit);
-}
-
-FIXTURE_TEARDOWN(shared_bit)
-{
-	if (!self->vm)
-		return;
-
-	kvm_vm_free(self->vm);
-	munmap(self->sealed.shared, 2 * SIZE);
-	close(self->sealed.fd);
-}
-
-/* The address at which the guest asks for that kind of memory. */
-static uint64_t gva_of(unsigned long page, uint64_t kind)
-{
-	return gpa_of(page) + (kind == PRIVATE ? 0 : SHARED_ALIAS);
-}
-
-static int convert(FIXTURE_DATA(shared_bit) *self, unsigned long page, uint64_t kind)
-{
-	return kind == PRIVATE ? to_private(&self->sealed, page, 1) :
-				 to_shared(&self->sealed, page, 1);
-}
-
-/* The guest goes on with its command, and is stopped by the wrong kind of page. */
-static void expect_mismatch(struct __test_metadata *_metadata, struct test_vm *tvm,
-			    unsigned long page, uint64_t kind)
-{
-	struct kvm_run *run = tvm->vcpu->run;
-
-	EXPECT_REFUSED(EFAULT, _vcpu_run(tvm->vcpu));
-	ASSERT_EQ(KVM_EXIT_MEMORY_FAULT, run->exit_reason);
-	EXPECT_EQ(kind, run->memory_fault.flags);
-	EXPECT_EQ(gpa_of(page), run->memory_fault.gpa);
-	EXPECT_EQ(PAGE_SIZE, run->memory_fault.size);
-}
-
-static uint64_t guest_continue(struct test_vm *tvm)
-{
-	vcpu_run(tvm->vcpu);
-	return guest_result(tvm);
-}
 
 /*
  * The capability
@@ -269,8 +145,11 @@ TEST_F(shared_bit, no_nesting)
 	};
 	struct kvm_vcpu *vcpu = self->tvm->vcpu;
 	struct kvm_cpuid_entry2 *entry;
+	struct kvm_nested_state *state;
+	struct kvm_sregs2 sregs2;
 	struct kvm_sregs sregs;
 	unsigned int i;
+	int size;
 
 	ASSERT_EQ(0, __vcpu_set_cpuid(vcpu));
 	for (i = 0; i < ARRAY_SIZE(features); i++) {
@@ -287,6 +166,21 @@ TEST_F(shared_bit, no_nesting)
 				       sregs.efer | EFER_SVME));
 	sregs.efer |= EFER_SVME;
 	EXPECT_REFUSED(EINVAL, _vcpu_sregs_set(vcpu, &sregs));
+	vcpu_ioctl(vcpu, KVM_GET_SREGS2, &sregs2);
+	sregs2.efer |= EFER_SVME;
+	EXPECT_REFUSED(EINVAL, __vcpu_ioctl(vcpu, KVM_SET_SREGS2, &sregs2));
+
+	/* Nothing but what is so without nested guests, if there is such a state. */
+	size = kvm_check_cap(KVM_CAP_NESTED_STATE);
+	if (size < (int)sizeof(*state))
+		return;
+	state = calloc(1, size);
+	state->size = size;
+	vcpu_ioctl(vcpu, KVM_GET_NESTED_STATE, state);
+	EXPECT_EQ(0, __vcpu_ioctl(vcpu, KVM_SET_NESTED_STATE, state));
+	state->flags |= KVM_STATE_NESTED_GUEST_MODE;
+	EXPECT_REFUSED(EINVAL, __vcpu_ioctl(vcpu, KVM_SET_NESTED_STATE, state));
+	free(state);
 }
 
 /*
@@ -734,70 +628,6 @@ TEST_F(shared_bit, move_memslot)
 	EXPECT_EQ(PRIVATE_VALUE(PAGE), guest_read(tvm, gva_of(PAGE, PRIVATE)));
 }
 
-/* Writes through either alias, after having been mapped writable before. */
-static void write_and_check_log(struct __test_metadata *_metadata, struct test_vm *tvm,
-				bool clear)
-{
-	uint64_t bitmap[NR_PAGES / 64], expected;
-	unsigned long i;
-
-	for (i = 0; i < 64; i++) {
-		if (i & 1)
-			guest_write(tvm, gva_of(NR_PAGES + i, PRIVATE), i);
-		if (i & 2)
-			guest_write(tvm, gva_of(NR_PAGES + i, SHARED), i);
-	}
-	kvm_vm_get_dirty_log(tvm->vm, ORDINARY_SLOT, bitmap);
-	for (i = 0, expected = 0; i < 64; i++)
-		expected |= i & 3 ? BIT_ULL(i) : 0;
-	EXPECT_EQ(expected, bitmap[0]);
-	for (i = 1; i < ARRAY_SIZE(bitmap); i++)
-		EXPECT_EQ(0, bitmap[i]);
-	if (clear)
-		kvm_vm_clear_dirty_log(tvm->vm, ORDINARY_SLOT, bitmap, 0, NR_PAGES);
-}
-
-static void check_dirty_log(struct __test_metadata *_metadata, FIXTURE_DATA(shared_bit) *self,
-			    bool clear)
-{
-	struct test_vm *tvm = self->tvm;
-	unsigned long i;
-	int round;
-
-	/* If there are huge pages, they are split for this. */
-	madvise(shared_page(&self->sealed, NR_PAGES), SIZE, MADV_HUGEPAGE);
-	madvise(shared_page(&self->sealed, NR_PAGES), SIZE, MADV_DONTNEED);
-
-	for (round = 0; round < 2; round++) {
-		for (i = 0; i < 64; i++) {
-			guest_write(tvm, gva_of(NR_PAGES + i, PRIVATE), 1);
-			guest_write(tvm, gva_of(NR_PAGES + i, SHARED), 2);
-		}
-		ASSERT_EQ(0, set_slot(self->vm, ORDINARY_SLOT, KVM_MEM_LOG_DIRTY_PAGES,
-				      ORDINARY_GPA, SIZE, self->sealed.shared + SIZE, -1, 0));
-		for (i = 0; i < 3; i++)
-			write_and_check_log(_metadata, tvm, clear);
-
-		/* And joined again. */
-		ASSERT_EQ(0, set_slot(self->vm, ORDINARY_SLOT, 0, ORDINARY_GPA, SIZE,
-				      self->sealed.shared + SIZE, -1, 0));
-	}
-	for (i = 0; i < 64; i++)
-		EXPECT_EQ(i & 3 ? i : 2, guest_read(tvm, gva_of(NR_PAGES + i, SHARED)));
-}
-
-TEST_F(shared_bit, dirty_log)
-{
-	check_dirty_log(_metadata, self, false);
-}
-
-TEST_F(shared_bit, dirty_log_manual)
-{
-	vm_enable_cap(self->vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-		      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
-	check_dirty_log(_metadata, self, true);
-}
-
 /*
  * What KVM does on the guest's behalf
  */
@@ -859,9 +689,6 @@ TEST_F(shared_bit, mmio_emulated_operands)
 #define STRING_PORT	0x0f
 /* From a stack near the end of its page to the next one, where MMIO is */
 #define STACK_TO_MMIO	64
-
-/* The bytes of KVM_FEP */
-static const char fep[5] = { 0x0f, 0x0b, 'k', 'v', 'm' };
 
 static __attribute__((used)) uint64_t guest_stop;
 
@@ -929,13 +756,6 @@ static __attribute__((naked)) void guest_far_call(void)
 		     KVM_FEP "lcall *(%rcx)\n\t"
 		     "1: mov %rbx, %rsp\n\t"
 		     "add $8, %rsp; pop %rcx; pop %rbx; ret");
-}
-
-static void set_page(FIXTURE_DATA(shared_bit) *self, unsigned long page, uint64_t kind)
-{
-	TEST_ASSERT(!convert(self, page, kind), "Can't convert");
-	if (kind == SHARED)
-		memset(shared_page(&self->sealed, page), 0, PAGE_SIZE);
 }
 
 /* Turned away until the page is converted, then let through. */
@@ -1083,16 +903,6 @@ TEST_F(shared_bit, emulated_registers)
 	}
 	EXPECT_EQ(stack - 8, guest_continue(tvm));
 	EXPECT_EQ(data, guest_read(tvm, stack - 8));
-}
-
-/* Back to KVM_FEP, or else the CPU executes what KVM has not. */
-static void emulate_again(struct kvm_vcpu *vcpu)
-{
-	struct kvm_regs regs;
-
-	vcpu_regs_get(vcpu, &regs);
-	regs.rip -= sizeof(fep);
-	vcpu_regs_set(vcpu, &regs);
 }
 
 /* The first of two writes is for a device, which hears of it when both are done. */
