@@ -14,7 +14,7 @@ guestseal: private memory for KVM guests in sealed memfds
   needs: about 15 minutes and 6 GB on two cores. After that, minutes are:
 
   demo          see a guest keep a secret from its host            1.5
-  test          all tests, normal kernel; NAME= picks one          12
+  test          all tests, normal kernel; NAME= picks one          15
   test-full     all tests on the debug kernel too, long stress     60
   bench         what a conversion costs, against guest_memfd       1
   lint          checkpatch, sparse, W=1, clang-format, shellcheck  3
