@@ -1884,6 +1884,8 @@ TEST_F(pages, not_reclaimed)
 /*
  * Races between sealing and what it excludes.
  */
+#define NR_RACES		500
+
 FIXTURE(race)
 {
 	pthread_barrier_t barrier;
@@ -2014,7 +2016,7 @@ static void run_race(struct __test_metadata *_metadata, FIXTURE_DATA(race) *self
 	ASSERT_EQ(0, sigaction(SIGBUS, &sa, NULL));
 	race_action = action;
 	ASSERT_EQ(0, pthread_create(&thread, NULL, race_thread, self));
-	for (i = 0; i < 2000; i++) {
+	for (i = 0; i < NR_RACES; i++) {
 		self->fd = new_memfd(MFD_ALLOW_SEALING, page_size);
 		ASSERT_LE(0, self->fd);
 		spin = rand() % 4096;
@@ -2073,7 +2075,7 @@ static void *convert_thread(void *data)
 	FIXTURE_DATA(race) *self = data;
 	int i, start, nr;
 
-	for (i = 0; i < 2000; i++) {
+	for (i = 0; i < NR_RACES; i++) {
 		start = (i * 7) % NR_PAGES;
 		nr = 1 + i % (NR_PAGES - start);
 		if (fallocate(self->fd, i & 1 ? PUNCH : 0, start * page_size,
@@ -2093,7 +2095,7 @@ TEST_F(race, fallocate_and_access)
 	self->fd = new_sealed_memfd(NR_PAGES * page_size);
 	ASSERT_LE(0, self->fd);
 	ASSERT_EQ(0, pthread_create(&thread, NULL, convert_thread, self));
-	for (i = 0; i < 2000; i++) {
+	for (i = 0; i < NR_RACES; i++) {
 		off_t offset = (i % NR_PAGES) * page_size;
 
 		EXPECT_REFUSED(EPERM, pread(self->fd, buf, sizeof(buf), offset));

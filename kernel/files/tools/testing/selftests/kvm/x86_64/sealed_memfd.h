@@ -153,6 +153,29 @@ static inline void guest_write(struct test_vm *tvm, uint64_t addr, uint64_t valu
 	guest_run(tvm, GUEST_WRITE, addr, value);
 }
 
+/* The guest goes on with its command, and does not get at the page. */
+static inline void expect_memory_fault(struct __test_metadata *_metadata, struct test_vm *tvm,
+				       uint64_t gpa, uint64_t flags, int err)
+{
+	struct kvm_run *run = tvm->vcpu->run;
+
+	EXPECT_REFUSED(err, _vcpu_run(tvm->vcpu));
+	ASSERT_EQ(KVM_EXIT_MEMORY_FAULT, run->exit_reason);
+	EXPECT_EQ(flags, run->memory_fault.flags);
+	EXPECT_EQ(gpa, run->memory_fault.gpa);
+	EXPECT_EQ(PAGE_SIZE, run->memory_fault.size);
+}
+
+static inline void inject_smi(struct kvm_vcpu *vcpu)
+{
+	struct kvm_vcpu_events events;
+
+	vcpu_events_get(vcpu, &events);
+	events.smi.pending = 1;
+	events.flags |= KVM_VCPUEVENT_VALID_SMM;
+	vcpu_events_set(vcpu, &events);
+}
+
 /* Whether KVM_FEP has the next instruction emulated. */
 static inline bool force_emulation(void)
 {

@@ -837,16 +837,6 @@ static void add_smram(FIXTURE_DATA(sealed) *self, void *shared, int fd)
 			      SMRAM_SIZE, shared, fd, 0), "Can't create SMRAM");
 }
 
-static void inject_smi(struct kvm_vcpu *vcpu)
-{
-	struct kvm_vcpu_events events;
-
-	vcpu_events_get(vcpu, &events);
-	events.smi.pending = 1;
-	events.flags |= KVM_VCPUEVENT_VALID_SMM;
-	vcpu_events_set(vcpu, &events);
-}
-
 /* A private SMRAM, with a handler that the guest has written. */
 static char *setup_smram(FIXTURE_DATA(sealed) *self, struct kvm_vcpu *vcpu)
 {

@@ -881,11 +881,7 @@ TEST_F(sealed, read_only)
 	/* To a private one: it's told, but not what was to be written. */
 	guest_command_set(tvm, GUEST_WRITE, gpa_of(PAGE), 0x5ec2e7);
 	memset(&run->mmio, 0, sizeof(run->mmio));
-	EXPECT_REFUSED(EFAULT, _vcpu_run(tvm->vcpu));
-	ASSERT_EQ(KVM_EXIT_MEMORY_FAULT, run->exit_reason);
-	EXPECT_EQ(KVM_MEMORY_EXIT_FLAG_PRIVATE, run->memory_fault.flags);
-	EXPECT_EQ(gpa_of(PAGE), run->memory_fault.gpa);
-	EXPECT_EQ(PAGE_SIZE, run->memory_fault.size);
+	expect_memory_fault(_metadata, tvm, gpa_of(PAGE), KVM_MEMORY_EXIT_FLAG_PRIVATE, EFAULT);
 
 	/* It can be had as shared. */
 	ASSERT_EQ(0, to_shared(self, PAGE, 1));

@@ -289,25 +289,12 @@ TEST_F(sealed, move)
 
 static int split_memslot(FIXTURE_DATA(sealed) *self)
 {
-	struct kvm_split_memory_region split = {
-		.slot = SLOT,
-		.offset = 2 * PAGE_SIZE,
-		.size = SIZE / 2,
-		.before_slot = SLOT,
-		.range_slot = SLOT + 1,
-		.after_slot = SLOT + 2,
-	};
-
-	return __vm_ioctl(self->vm, KVM_SPLIT_MEMORY_REGION, &split);
+	return split_region(self->vm, SLOT, 2, NR_PAGES / 2, SLOT, SLOT + 1, SLOT + 2);
 }
 
 static int merge_memslots(FIXTURE_DATA(sealed) *self)
 {
-	struct kvm_merge_memory_regions merge = {
-		.slot = SLOT, .guest_phys_addr = GPA, .memory_size = SIZE,
-	};
-
-	return __vm_ioctl(self->vm, KVM_MERGE_MEMORY_REGIONS, &merge);
+	return merge_regions(self->vm, SLOT, GPA, NR_PAGES);
 }
 
 TEST_F(sealed, split)

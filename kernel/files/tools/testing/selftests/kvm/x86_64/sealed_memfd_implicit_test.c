@@ -182,22 +182,10 @@ static void set_flags(struct race *race, uint32_t flags)
 
 static void split_and_merge(struct race *race, unsigned int border)
 {
-	struct kvm_split_memory_region split = {
-		.slot = RACE_SLOT,
-		.size = border * PAGE_SIZE,
-		.range_slot = RACE_SLOT,
-		.after_slot = RACE_SLOT + 1,
-	};
-	struct kvm_merge_memory_regions merge = {
-		.slot = RACE_SLOT,
-		.guest_phys_addr = RACE_GPA,
-		.memory_size = RACE_SIZE,
-	};
-
-	TEST_ASSERT(!__vm_ioctl(race->vm, KVM_SPLIT_MEMORY_REGION, &split),
+	TEST_ASSERT(!split_region(race->vm, RACE_SLOT, 0, border, 0, RACE_SLOT, RACE_SLOT + 1),
 		    __KVM_SYSCALL_ERROR("KVM_SPLIT_MEMORY_REGION", -1));
 	usleep(100);
-	TEST_ASSERT(!__vm_ioctl(race->vm, KVM_MERGE_MEMORY_REGIONS, &merge),
+	TEST_ASSERT(!merge_regions(race->vm, RACE_SLOT, RACE_GPA, RACE_NR_PAGES),
 		    __KVM_SYSCALL_ERROR("KVM_MERGE_MEMORY_REGIONS", -1));
 }
 

@@ -81,22 +81,31 @@ static uint64_t to_known_private(FIXTURE_DATA(sealed) *self, unsigned long page)
 
 #define NOT_POISONABLE	"no hwpoison injection or no tracing"
 
-static void expect_fault(struct __test_metadata *_metadata, struct test_vm *tvm,
-			 unsigned long page, int error)
-{
-	struct kvm_run *run = tvm->vcpu->run;
-
-	EXPECT_REFUSED(error, _vcpu_run(tvm->vcpu));
-	ASSERT_EQ(KVM_EXIT_MEMORY_FAULT, run->exit_reason);
-	EXPECT_EQ(KVM_MEMORY_EXIT_FLAG_PRIVATE, run->memory_fault.flags);
-	EXPECT_EQ(gpa_of(page), run->memory_fault.gpa);
-	EXPECT_EQ(PAGE_SIZE, run->memory_fault.size);
-}
-
 static void expect_lost(struct __test_metadata *_metadata, struct test_vm *tvm,
 			unsigned long page)
 {
-	expect_fault(_metadata, tvm, page, EHWPOISON);
+	expect_memory_fault(_metadata, tvm, gpa_of(page), KVM_MEMORY_EXIT_FLAG_PRIVATE, EHWPOISON);
+}
+
+/* Another page takes the lost one's place.  Gives false if none can be poisoned. */
+static bool lose_and_replace(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *self)
+{
+	struct test_vm *tvm = &self->tvm;
+	uint64_t pfn = to_known_private(self, PAGE);
+
+	if (!pfn)
+		return false;
+	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
+	EXPECT_TRUE(poison(pfn));
+	guest_command_set(tvm, GUEST_READ, gpa_of(PAGE), 0);
+	expect_lost(_metadata, tvm, PAGE);
+	expect_lost(_metadata, tvm, PAGE);
+	EXPECT_EQ(0, to_shared(self, PAGE, 1));
+	EXPECT_EQ(0, to_private(self, PAGE, 1));
+	vcpu_run(tvm->vcpu);
+	EXPECT_EQ(0, guest_result(tvm));
+	EXPECT_TRUE(unpoison(pfn));
+	return true;
 }
 
 /* Each way to touch the page, each way to go on */
@@ -334,30 +343,22 @@ TEST_F(sealed, read_only)
 {
 	struct test_vm *tvm = &self->tvm;
 	uint64_t pfn;
+	int i;
 
 	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
 	ASSERT_EQ(0, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD | KVM_MEM_READONLY, GPA, SIZE,
 			      self->shared, self->fd, 0));
-	pfn = to_known_private(self, PAGE);
-	if (!pfn)
+	if (!lose_and_replace(_metadata, self))
 		SKIP(return, NOT_POISONABLE);
-	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
-	ASSERT_TRUE(poison(pfn));
-	guest_command_set(tvm, GUEST_READ, gpa_of(PAGE), 0);
-	expect_lost(_metadata, tvm, PAGE);
-	ASSERT_EQ(0, to_shared(self, PAGE, 1));
-	ASSERT_EQ(0, to_private(self, PAGE, 1));
-	vcpu_run(tvm->vcpu);
-	EXPECT_EQ(0, guest_result(tvm));
-	EXPECT_TRUE(unpoison(pfn));
 
 	/* What can't be written in any case is refused as that. */
 	pfn = to_known_private(self, PAGE);
 	ASSERT_NE(0, pfn);
 	ASSERT_TRUE(poison(pfn));
 	guest_command_set(tvm, GUEST_WRITE, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
-	expect_fault(_metadata, tvm, PAGE, EFAULT);
-	expect_fault(_metadata, tvm, PAGE, EFAULT);
+	for (i = 0; i < 2; i++)
+		expect_memory_fault(_metadata, tvm, gpa_of(PAGE), KVM_MEMORY_EXIT_FLAG_PRIVATE,
+				    EFAULT);
 
 	/* As shared it can be written, by userspace. */
 	ASSERT_EQ(0, to_shared(self, PAGE, 1));
@@ -375,7 +376,6 @@ TEST_F(sealed, shared_bit)
 	const struct vm_shape shape = { .mode = VM_MODE_DEFAULT, .type = variant->type };
 	int bit = kvm_check_cap(KVM_CAP_X86_SHARED_GPA_BIT);
 	struct test_vm *tvm = &self->tvm;
-	struct kvm_run *run;
 	uint64_t pfn;
 	int i;
 
@@ -393,33 +393,16 @@ TEST_F(sealed, shared_bit)
 	ASSERT_EQ(0, add_slot(self, SLOT, 0, NR_PAGES));
 	virt_map(self->vm, GPA, GPA, NR_PAGES);
 	virt_map(self->vm, GPA + SHARED_ALIAS, GPA | BIT_ULL(bit), NR_PAGES);
-	run = tvm->vcpu->run;
 
-	pfn = to_known_private(self, PAGE);
-	if (!pfn)
+	if (!lose_and_replace(_metadata, self))
 		SKIP(return, NOT_POISONABLE);
-	guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
-	ASSERT_TRUE(poison(pfn));
-
-	guest_command_set(tvm, GUEST_READ, gpa_of(PAGE), 0);
-	expect_lost(_metadata, tvm, PAGE);
-	expect_lost(_metadata, tvm, PAGE);
-	ASSERT_EQ(0, to_shared(self, PAGE, 1));
-	ASSERT_EQ(0, to_private(self, PAGE, 1));
-	vcpu_run(tvm->vcpu);
-	EXPECT_EQ(0, guest_result(tvm));
-	EXPECT_TRUE(unpoison(pfn));
 
 	pfn = to_known_private(self, PAGE);
 	ASSERT_NE(0, pfn);
 	ASSERT_TRUE(poison(pfn));
 	guest_command_set(tvm, GUEST_READ, gpa_of(PAGE) + SHARED_ALIAS, 0);
-	for (i = 0; i < 2; i++) {
-		EXPECT_REFUSED(EFAULT, _vcpu_run(tvm->vcpu));
-		ASSERT_EQ(KVM_EXIT_MEMORY_FAULT, run->exit_reason);
-		EXPECT_EQ(0, run->memory_fault.flags);
-		EXPECT_EQ(gpa_of(PAGE), run->memory_fault.gpa);
-	}
+	for (i = 0; i < 2; i++)
+		expect_memory_fault(_metadata, tvm, gpa_of(PAGE), 0, EFAULT);
 	ASSERT_EQ(0, to_shared(self, PAGE, 1));
 	vcpu_run(tvm->vcpu);
 	EXPECT_EQ(SHARED_VALUE(PAGE), guest_result(tvm));

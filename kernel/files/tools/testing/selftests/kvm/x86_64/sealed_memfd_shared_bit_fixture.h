@@ -119,13 +119,7 @@ static inline int convert(FIXTURE_DATA(shared_bit) *self, unsigned long page, ui
 static inline void expect_mismatch(struct __test_metadata *_metadata, struct test_vm *tvm,
 				   unsigned long page, uint64_t kind)
 {
-	struct kvm_run *run = tvm->vcpu->run;
-
-	EXPECT_REFUSED(EFAULT, _vcpu_run(tvm->vcpu));
-	ASSERT_EQ(KVM_EXIT_MEMORY_FAULT, run->exit_reason);
-	EXPECT_EQ(kind, run->memory_fault.flags);
-	EXPECT_EQ(gpa_of(page), run->memory_fault.gpa);
-	EXPECT_EQ(PAGE_SIZE, run->memory_fault.size);
+	expect_memory_fault(_metadata, tvm, gpa_of(page), kind, EFAULT);
 }
 
 static inline uint64_t guest_continue(struct test_vm *tvm)

@@ -462,32 +462,6 @@ TEST_F(shared_bit, read_only_emulated)
 /*
  * Splitting and merging
  */
-static int split(FIXTURE_DATA(shared_bit) *self, uint32_t slot, unsigned long page,
-		 unsigned long nr)
-{
-	struct kvm_split_memory_region split = {
-		.slot = slot,
-		.offset = page * PAGE_SIZE,
-		.size = nr * PAGE_SIZE,
-		.before_slot = slot,
-		.range_slot = OTHER_SLOTS,
-		.after_slot = OTHER_SLOTS + 1,
-	};
-
-	return __vm_ioctl(self->vm, KVM_SPLIT_MEMORY_REGION, &split);
-}
-
-static int merge(FIXTURE_DATA(shared_bit) *self, uint32_t slot, unsigned long page)
-{
-	struct kvm_merge_memory_regions merge = {
-		.slot = slot,
-		.guest_phys_addr = gpa_of(page),
-		.memory_size = SIZE,
-	};
-
-	return __vm_ioctl(self->vm, KVM_MERGE_MEMORY_REGIONS, &merge);
-}
-
 /* Mappings that cross a border go, by whichever alias. */
 TEST_F(shared_bit, split_huge_pages)
 {
@@ -515,7 +489,8 @@ TEST_F(shared_bit, split_huge_pages)
 		if (nr_huge(self) != before + 2 * slots[i].nr_aliases)
 			SKIP(return, "no huge pages");
 
-		ASSERT_EQ(0, split(self, slots[i].slot, NR_HUGE / 2, NR_HUGE));
+		ASSERT_EQ(0, split_region(self->vm, slots[i].slot, NR_HUGE / 2, NR_HUGE,
+					  slots[i].slot, OTHER_SLOTS, OTHER_SLOTS + 1));
 		EXPECT_EQ(before, nr_huge(self));
 		for (j = 0; j < 2; j++) {
 			EXPECT_EQ(j, guest_read(tvm, gva_of(page + j * NR_HUGE, SHARED)));
@@ -525,7 +500,7 @@ TEST_F(shared_bit, split_huge_pages)
 		}
 		EXPECT_EQ(before, nr_huge(self));
 
-		ASSERT_EQ(0, merge(self, slots[i].slot, page));
+		ASSERT_EQ(0, merge_regions(self->vm, slots[i].slot, gpa_of(page), NR_PAGES));
 		for (j = 0; j < 2; j++) {
 			EXPECT_EQ(0, guest_read(tvm, gva_of(page + j * NR_HUGE + 1, SHARED)));
 			if (slots[i].nr_aliases == 2)
@@ -551,8 +526,9 @@ TEST_F(shared_bit, split_and_merge)
 	}
 
 	for (round = 0; round < 4; round++) {
-		ASSERT_EQ(0, round & 1 ? merge(self, SLOT, 0) :
-					 split(self, SLOT, border, NR_HUGE));
+		ASSERT_EQ(0, round & 1 ? merge_regions(self->vm, SLOT, GPA, NR_PAGES) :
+					 split_region(self->vm, SLOT, border, NR_HUGE, SLOT,
+						      OTHER_SLOTS, OTHER_SLOTS + 1));
 
 		for (i = border - 2; i < border + 2; i++) {
 			kind = (i + round) & 1 ? PRIVATE : SHARED;
@@ -656,28 +632,9 @@ TEST_F(shared_bit, attributes_at_shared_alias)
 #define SMM_DATA	1
 #define SMM_STATE	15
 
-static void inject_smi(struct kvm_vcpu *vcpu)
-{
-	struct kvm_vcpu_events events;
-
-	vcpu_events_get(vcpu, &events);
-	events.smi.pending = 1;
-	events.flags |= KVM_VCPUEVENT_VALID_SMM;
-	vcpu_events_set(vcpu, &events);
-}
-
 static bool is_zero(const char *page)
 {
 	return !*page && !memcmp(page, page + 1, PAGE_SIZE - 1);
-}
-
-static void expect_smram_fault(struct __test_metadata *_metadata, struct kvm_vcpu *vcpu,
-			       unsigned long page)
-{
-	EXPECT_REFUSED(EFAULT, _vcpu_run(vcpu));
-	ASSERT_EQ(KVM_EXIT_MEMORY_FAULT, vcpu->run->exit_reason);
-	EXPECT_EQ(PRIVATE, vcpu->run->memory_fault.flags);
-	EXPECT_EQ(SMRAM_GPA + page * PAGE_SIZE, vcpu->run->memory_fault.gpa);
 }
 
 TEST_F(shared_bit, smm)
@@ -708,9 +665,11 @@ TEST_F(shared_bit, smm)
 	for (i = 0; i < 2; i++) {
 		inject_smi(vcpu);
 		guest_command_set(self->tvm, GUEST_READ, gva_of(PAGE, SHARED), 0);
-		expect_smram_fault(_metadata, vcpu, SMM_HANDLER);
+		expect_memory_fault(_metadata, self->tvm, SMRAM_GPA + SMM_HANDLER * PAGE_SIZE,
+				    PRIVATE, EFAULT);
 		ASSERT_EQ(PAGE_SIZE, pwrite(fd, handler, PAGE_SIZE, SMM_HANDLER * PAGE_SIZE));
-		expect_smram_fault(_metadata, vcpu, SMM_DATA);
+		expect_memory_fault(_metadata, self->tvm, SMRAM_GPA + SMM_DATA * PAGE_SIZE,
+				    PRIVATE, EFAULT);
 		ASSERT_EQ(0, fallocate(fd, 0, SMM_DATA * PAGE_SIZE, PAGE_SIZE));
 		vcpu_run(vcpu);
 		TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);

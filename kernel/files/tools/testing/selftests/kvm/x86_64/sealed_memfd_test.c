@@ -826,18 +826,6 @@ TEST_F(sealed, explicit_conversion_not_enabled)
 	EXPECT_EQ(-KVM_ENOSYS, (int64_t)guest_result(&self->tvm));
 }
 
-static void expect_memory_fault(struct __test_metadata *_metadata, struct test_vm *tvm,
-				uint64_t gpa, uint64_t flags, int err)
-{
-	struct kvm_run *run = tvm->vcpu->run;
-
-	EXPECT_REFUSED(err, _vcpu_run(tvm->vcpu));
-	ASSERT_EQ(KVM_EXIT_MEMORY_FAULT, run->exit_reason);
-	EXPECT_EQ(flags, run->memory_fault.flags);
-	EXPECT_EQ(gpa, run->memory_fault.gpa);
-	EXPECT_EQ(PAGE_SIZE, run->memory_fault.size);
-}
-
 TEST_F(sealed, fault_without_shared_half)
 {
 	struct test_vm *tvm = &self->tvm;

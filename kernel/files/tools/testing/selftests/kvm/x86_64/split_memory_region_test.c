@@ -26,32 +26,6 @@
 /* How often to split and merge, at least, while something else goes on. */
 #define RACE_ITERATIONS	200
 
-static int __split(struct kvm_vm *vm, uint32_t slot, unsigned long page, unsigned long nr,
-		   uint32_t before, uint32_t range, uint32_t after)
-{
-	struct kvm_split_memory_region split = {
-		.slot = slot,
-		.offset = page * PAGE_SIZE,
-		.size = nr * PAGE_SIZE,
-		.before_slot = before,
-		.range_slot = range,
-		.after_slot = after,
-	};
-
-	return __vm_ioctl(vm, KVM_SPLIT_MEMORY_REGION, &split);
-}
-
-static int __merge(struct kvm_vm *vm, uint32_t slot, unsigned long page, unsigned long nr)
-{
-	struct kvm_merge_memory_regions merge = {
-		.slot = slot,
-		.guest_phys_addr = GPA + page * PAGE_SIZE,
-		.memory_size = nr * PAGE_SIZE,
-	};
-
-	return __vm_ioctl(vm, KVM_MERGE_MEMORY_REGIONS, &merge);
-}
-
 /*
  * What the guest is told to call, see GUEST_CALL.
  */
@@ -342,7 +316,7 @@ TEST_F(split, merge_errors)
 	/* There is only one. */
 	EXPECT_BAD_MERGE(EINVAL);
 
-	ASSERT_EQ(0, __split(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2));
+	ASSERT_EQ(0, split_region(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2));
 	EXPECT_BAD_MERGE(EINVAL, merge.flags = 1);
 	EXPECT_BAD_MERGE(EINVAL, merge.reserved[0] = 1);
 	EXPECT_BAD_MERGE(EINVAL, merge.reserved[4] = 1ul << 63);
@@ -380,7 +354,7 @@ TEST_F(split, merge_errors)
 
 TEST_F(split, merge_unlike)
 {
-	ASSERT_EQ(0, __split(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2));
+	ASSERT_EQ(0, split_region(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2));
 
 	/* Other flags */
 	ASSERT_EQ(0, delete_slot(self->vm, SLOT + 1));
@@ -413,7 +387,7 @@ TEST_F(split, merge_unlike)
 	ASSERT_EQ(0, delete_slot(self->vm, SLOT + 1));
 	ASSERT_EQ(0, set_slot(self->vm, SLOT + 1, variant->flags, gpa_of(10), 20 * PAGE_SIZE,
 			      page_of(self, 10), dup(self->fd), 10 * PAGE_SIZE));
-	EXPECT_EQ(0, __merge(self->vm, SLOT, 0, NR_PAGES));
+	EXPECT_EQ(0, merge_regions(self->vm, SLOT, GPA, NR_PAGES));
 	EXPECT_SLOT(SLOT, 0, NR_PAGES);
 }
 
@@ -436,8 +410,8 @@ TEST(guest_memfd)
 	for (i = 0; i < 2; i++)
 		ASSERT_EQ(0, set_slot(vm, SLOT + i, KVM_MEM_GUEST_MEMFD, GPA + i * SIZE / 2,
 				      SIZE / 2, shared + i * SIZE / 2, fd, i * SIZE / 2));
-	EXPECT_REFUSED(EOPNOTSUPP, __split(vm, SLOT, 0, 1, 0, SLOT + 2, SLOT + 3));
-	EXPECT_REFUSED(EOPNOTSUPP, __merge(vm, SLOT, 0, NR_PAGES));
+	EXPECT_REFUSED(EOPNOTSUPP, split_region(vm, SLOT, 0, 1, 0, SLOT + 2, SLOT + 3));
+	EXPECT_REFUSED(EOPNOTSUPP, merge_regions(vm, SLOT, GPA, NR_PAGES));
 	kvm_vm_free(vm);
 	munmap(shared, SIZE);
 	close(fd);
@@ -459,15 +433,15 @@ TEST(dirty_ring)
 	for (i = 0; i < 2; i++)
 		ASSERT_EQ(0, set_slot(vm, SLOT + i, KVM_MEM_LOG_DIRTY_PAGES, GPA + i * SIZE / 2,
 				      SIZE / 2, shared + i * SIZE / 2, -1, 0));
-	EXPECT_REFUSED(EOPNOTSUPP, __split(vm, SLOT, 0, 1, 0, SLOT + 2, SLOT + 3));
-	EXPECT_REFUSED(EOPNOTSUPP, __merge(vm, SLOT, 0, NR_PAGES));
+	EXPECT_REFUSED(EOPNOTSUPP, split_region(vm, SLOT, 0, 1, 0, SLOT + 2, SLOT + 3));
+	EXPECT_REFUSED(EOPNOTSUPP, merge_regions(vm, SLOT, GPA, NR_PAGES));
 
 	/* Nothing is in the rings while there is no dirty logging. */
 	for (i = 0; i < 2; i++)
 		ASSERT_EQ(0, set_slot(vm, SLOT + i, 0, GPA + i * SIZE / 2, SIZE / 2,
 				      shared + i * SIZE / 2, -1, 0));
-	EXPECT_EQ(0, __merge(vm, SLOT, 0, NR_PAGES));
-	EXPECT_EQ(0, __split(vm, SLOT, 0, 1, 0, SLOT + 2, SLOT + 3));
+	EXPECT_EQ(0, merge_regions(vm, SLOT, GPA, NR_PAGES));
+	EXPECT_EQ(0, split_region(vm, SLOT, 0, 1, 0, SLOT + 2, SLOT + 3));
 	kvm_vm_free(vm);
 	munmap(shared, SIZE);
 }
@@ -479,14 +453,14 @@ TEST_F(split, address_space)
 
 	/* The same numbers in both, and the same private memory. */
 	ASSERT_EQ(0, set_piece(self, SMM_SLOT, variant->flags, 0, NR_PAGES));
-	EXPECT_EQ(0, __split(self->vm, SMM_SLOT, 0, 5, 0, SMM_SLOT + 1, SMM_SLOT + 2));
+	EXPECT_EQ(0, split_region(self->vm, SMM_SLOT, 0, 5, 0, SMM_SLOT + 1, SMM_SLOT + 2));
 	EXPECT_SLOT(SLOT, 0, NR_PAGES);
 	EXPECT_NO_SLOT(SMM_SLOT);
 	EXPECT_SLOT(SMM_SLOT + 1, 0, 5);
 	EXPECT_SLOT(SMM_SLOT + 2, 5, NR_PAGES - 5);
 
-	EXPECT_EQ(0, __split(self->vm, SLOT, 0, 6, 0, SLOT + 1, SLOT + 2));
-	EXPECT_EQ(0, __merge(self->vm, SMM_SLOT, 0, NR_PAGES));
+	EXPECT_EQ(0, split_region(self->vm, SLOT, 0, 6, 0, SLOT + 1, SLOT + 2));
+	EXPECT_EQ(0, merge_regions(self->vm, SMM_SLOT, GPA, NR_PAGES));
 	EXPECT_SLOT(SMM_SLOT, 0, NR_PAGES);
 	EXPECT_SLOT(SLOT + 1, 0, 6);
 	EXPECT_SLOT(SLOT + 2, 6, NR_PAGES - 6);
@@ -507,15 +481,15 @@ static void expect_content(struct __test_metadata *_metadata, FIXTURE_DATA(split
 TEST_F(split, pieces)
 {
 	/* In three, all of them new, then the first and the last one in two. */
-	EXPECT_EQ(0, __split(self->vm, SLOT, 10, 20, SLOT + 1, SLOT + 2, SLOT + 3));
+	EXPECT_EQ(0, split_region(self->vm, SLOT, 10, 20, SLOT + 1, SLOT + 2, SLOT + 3));
 	EXPECT_NO_SLOT(SLOT);
 	EXPECT_SLOT(SLOT + 1, 0, 10);
 	EXPECT_SLOT(SLOT + 2, 10, 20);
 	EXPECT_SLOT(SLOT + 3, 30, NR_PAGES - 30);
 	expect_content(_metadata, self);
 
-	EXPECT_EQ(0, __split(self->vm, SLOT + 1, 0, 1, 0, SLOT, SLOT + 1));
-	EXPECT_EQ(0, __split(self->vm, SLOT + 3, NR_PAGES - 31, 1, SLOT + 3, SLOT + 4, 0));
+	EXPECT_EQ(0, split_region(self->vm, SLOT + 1, 0, 1, 0, SLOT, SLOT + 1));
+	EXPECT_EQ(0, split_region(self->vm, SLOT + 3, NR_PAGES - 31, 1, SLOT + 3, SLOT + 4, 0));
 	EXPECT_SLOT(SLOT, 0, 1);
 	EXPECT_SLOT(SLOT + 1, 1, 9);
 	EXPECT_SLOT(SLOT + 3, 30, NR_PAGES - 31);
@@ -523,14 +497,14 @@ TEST_F(split, pieces)
 	expect_content(_metadata, self);
 
 	/* Only some of them, then the rest, into one with a new number. */
-	EXPECT_EQ(0, __merge(self->vm, SLOT + 2, 1, 29));
+	EXPECT_EQ(0, merge_regions(self->vm, SLOT + 2, gpa_of(1), 29));
 	EXPECT_NO_SLOT(SLOT + 1);
 	EXPECT_SLOT(SLOT, 0, 1);
 	EXPECT_SLOT(SLOT + 2, 1, 29);
 	EXPECT_SLOT(SLOT + 3, 30, NR_PAGES - 31);
 	expect_content(_metadata, self);
 
-	EXPECT_EQ(0, __merge(self->vm, SLOT + 9, 0, NR_PAGES));
+	EXPECT_EQ(0, merge_regions(self->vm, SLOT + 9, GPA, NR_PAGES));
 	EXPECT_NO_SLOT(SLOT);
 	EXPECT_NO_SLOT(SLOT + 2);
 	EXPECT_NO_SLOT(SLOT + 3);
@@ -544,12 +518,12 @@ TEST_F(split, many_pieces)
 	unsigned long i;
 
 	for (i = 0; i < NR_PAGES - 1; i++)
-		ASSERT_EQ(0, __split(self->vm, SLOT + i, 0, 1, 0, SLOT + i, SLOT + i + 1));
+		ASSERT_EQ(0, split_region(self->vm, SLOT + i, 0, 1, 0, SLOT + i, SLOT + i + 1));
 	EXPECT_SLOT(SLOT, 0, 1);
 	EXPECT_SLOT(SLOT + NR_PAGES - 1, NR_PAGES - 1, 1);
 	expect_content(_metadata, self);
 
-	EXPECT_EQ(0, __merge(self->vm, SLOT + 5, 0, NR_PAGES));
+	EXPECT_EQ(0, merge_regions(self->vm, SLOT + 5, GPA, NR_PAGES));
 	EXPECT_SLOT(SLOT + 5, 0, NR_PAGES);
 	expect_content(_metadata, self);
 }
@@ -568,15 +542,15 @@ TEST_F(split, mappings_stay)
 	EXPECT_LE(NR_PAGES, mapped);
 
 	/* All but what is at the borders */
-	EXPECT_EQ(0, __split(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2));
+	EXPECT_EQ(0, split_region(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2));
 	EXPECT_LE(mapped - 2, nr_mapped(self));
-	EXPECT_EQ(0, __split(self->vm, SLOT + 2, 1, 600, SLOT + 2, SLOT + 3, SLOT + 4));
+	EXPECT_EQ(0, split_region(self->vm, SLOT + 2, 1, 600, SLOT + 2, SLOT + 3, SLOT + 4));
 	EXPECT_LE(mapped - 4, nr_mapped(self));
 
 	/* There are no new ones. */
 	guest_call(&self->tvm, guest_touch, NR_PAGES);
 	EXPECT_EQ(mapped, nr_mapped(self));
-	EXPECT_EQ(0, __merge(self->vm, SLOT, 0, NR_PAGES));
+	EXPECT_EQ(0, merge_regions(self->vm, SLOT, GPA, NR_PAGES));
 	EXPECT_EQ(mapped, nr_mapped(self));
 }
 
@@ -596,12 +570,12 @@ TEST_F(split, unmap)
 	unsigned int i;
 
 	guest_call(&self->tvm, guest_touch, NR_PAGES);
-	EXPECT_EQ(0, __split(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2));
+	EXPECT_EQ(0, split_region(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2));
 	for (i = 0; i < ARRAY_SIZE(pages); i++)
 		expect_unmapped(_metadata, self, pages[i]);
 
-	EXPECT_EQ(0, __split(self->vm, SLOT + 2, 1, 600, SLOT + 2, SLOT + 3, SLOT + 4));
-	EXPECT_EQ(0, __merge(self->vm, SLOT, 0, NR_PAGES));
+	EXPECT_EQ(0, split_region(self->vm, SLOT + 2, 1, 600, SLOT + 2, SLOT + 3, SLOT + 4));
+	EXPECT_EQ(0, merge_regions(self->vm, SLOT, GPA, NR_PAGES));
 	for (i = 0; i < ARRAY_SIZE(pages); i++)
 		expect_unmapped(_metadata, self, pages[i]);
 }
@@ -611,7 +585,7 @@ TEST_F(split, delete_and_move)
 	struct kvm_run *run = self->tvm.vcpu->run;
 
 	guest_call(&self->tvm, guest_touch, NR_PAGES);
-	EXPECT_EQ(0, __split(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2));
+	EXPECT_EQ(0, split_region(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2));
 
 	/* A hole, others left alone */
 	EXPECT_EQ(0, delete_slot(self->vm, SLOT + 1));
@@ -640,7 +614,7 @@ TEST_F(split, delete_and_move)
 	ASSERT_EQ(0, set_piece(self, SLOT + 1, variant->flags, 10, 20));
 	expect_content(_metadata, self);
 
-	EXPECT_EQ(0, __merge(self->vm, SLOT, 0, NR_PAGES));
+	EXPECT_EQ(0, merge_regions(self->vm, SLOT, GPA, NR_PAGES));
 	expect_content(_metadata, self);
 }
 
@@ -653,7 +627,7 @@ TEST_F(split, readonly)
 
 	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
 	ASSERT_EQ(0, set_piece(self, SLOT, KVM_MEM_READONLY, 0, NR_PAGES));
-	EXPECT_EQ(0, __split(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2));
+	EXPECT_EQ(0, split_region(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2));
 
 	EXPECT_EQ(SHARED_VALUE(10), guest_read(&self->tvm, gpa_of(10)));
 	guest_command_set(&self->tvm, GUEST_WRITE, gpa_of(10), 1);
@@ -681,15 +655,15 @@ TEST_F(split, nested_page_tables)
 	guest_write(&self->tvm, entry, first);
 	EXPECT_EQ(SHARED_VALUE(0), guest_read(&self->tvm, OTHER_GPA));
 
-	EXPECT_EQ(0, __split(self->vm, SLOT, NPT_PAGE + 3, 1, SLOT, SLOT + 1, SLOT + 2));
+	EXPECT_EQ(0, split_region(self->vm, SLOT, NPT_PAGE + 3, 1, SLOT, SLOT + 1, SLOT + 2));
 	guest_write(&self->tvm, entry, second);
 	EXPECT_EQ(SHARED_VALUE(PAGES_PER_HUGE), guest_read(&self->tvm, OTHER_GPA));
 
-	EXPECT_EQ(0, __split(self->vm, SLOT, NPT_PAGE, 2, SLOT, SLOT + 3, SLOT + 4));
+	EXPECT_EQ(0, split_region(self->vm, SLOT, NPT_PAGE, 2, SLOT, SLOT + 3, SLOT + 4));
 	guest_write(&self->tvm, entry, first);
 	EXPECT_EQ(SHARED_VALUE(0), guest_read(&self->tvm, OTHER_GPA));
 
-	EXPECT_EQ(0, __merge(self->vm, SLOT, 0, NR_PAGES));
+	EXPECT_EQ(0, merge_regions(self->vm, SLOT, GPA, NR_PAGES));
 	guest_write(&self->tvm, entry, second);
 	EXPECT_EQ(SHARED_VALUE(PAGES_PER_HUGE), guest_read(&self->tvm, OTHER_GPA));
 }
@@ -730,25 +704,25 @@ TEST_F(split, huge_pages)
 		SKIP(return, "there are no huge pages");
 
 	/* Between huge pages is as good as no border. */
-	EXPECT_EQ(0, __split(self->vm, SLOT, at_border, at_border, SLOT, SLOT + 1, 0));
+	EXPECT_EQ(0, split_region(self->vm, SLOT, at_border, at_border, SLOT, SLOT + 1, 0));
 	guest_call(&self->tvm, guest_touch, NR_PAGES);
 	EXPECT_EQ(huge, nr_huge(self));
 
 	/* Across there can't be one... */
-	EXPECT_EQ(0, __split(self->vm, SLOT + 1, 10, 20, SLOT + 1, SLOT + 2, SLOT + 3));
+	EXPECT_EQ(0, split_region(self->vm, SLOT + 1, 10, 20, SLOT + 1, SLOT + 2, SLOT + 3));
 	EXPECT_EQ(huge - 1, nr_huge(self));
 	expect_content(_metadata, self);
 	guest_call(&self->tvm, guest_touch, NR_PAGES);
 	EXPECT_EQ(huge - 1, nr_huge(self));
 
 	/* ... until the borders are gone. What is mapped is left as it is. */
-	EXPECT_EQ(0, __merge(self->vm, SLOT + 1, at_border, at_border));
+	EXPECT_EQ(0, merge_regions(self->vm, SLOT + 1, gpa_of(at_border), at_border));
 	guest_call(&self->tvm, guest_touch, NR_PAGES);
 	EXPECT_EQ(huge - 1, nr_huge(self));
 	remap_huge(self);
 	guest_call(&self->tvm, guest_touch, NR_PAGES);
 	EXPECT_EQ(huge, nr_huge(self));
-	EXPECT_EQ(0, __merge(self->vm, SLOT, 0, NR_PAGES));
+	EXPECT_EQ(0, merge_regions(self->vm, SLOT, GPA, NR_PAGES));
 	expect_content(_metadata, self);
 	EXPECT_EQ(huge, nr_huge(self));
 }
@@ -785,10 +759,10 @@ TEST_F(split, huge_pages_and_shadow_pages)
 
 	enter_l2(self);
 	for (i = 0; i < 40; i++) {
-		ASSERT_EQ(0, __split(self->vm, SLOT, NPT_PAGE - i, 1 + i, SLOT, SLOT + 1,
+		ASSERT_EQ(0, split_region(self->vm, SLOT, NPT_PAGE - i, 1 + i, SLOT, SLOT + 1,
 				     SLOT + 2));
 		guest_call(&self->tvm, guest_touch, NR_PAGES);
-		ASSERT_EQ(0, __merge(self->vm, SLOT, 0, NR_PAGES));
+		ASSERT_EQ(0, merge_regions(self->vm, SLOT, GPA, NR_PAGES));
 		guest_call(&self->tvm, guest_touch, NR_PAGES);
 	}
 	expect_content(_metadata, self);
@@ -854,7 +828,7 @@ TEST_F(split, dirty_bitmap)
 		SKIP(return, "no dirty logging of this kind of memslot");
 
 	guest_call(&self->tvm, guest_write_some, 1);
-	EXPECT_EQ(0, __split(self->vm, SLOT, 10, 100, SLOT, SLOT + 1, SLOT + 2));
+	EXPECT_EQ(0, split_region(self->vm, SLOT, 10, 100, SLOT, SLOT + 1, SLOT + 2));
 	expect_dirty(_metadata, self, SLOT, 0, 10, is_written);
 	expect_dirty(_metadata, self, SLOT + 1, 10, 100, is_written);
 	expect_dirty(_metadata, self, SLOT + 2, 110, NR_PAGES - 110, is_written);
@@ -864,15 +838,15 @@ TEST_F(split, dirty_bitmap)
 
 	/* From there on writes are logged. */
 	guest_call(&self->tvm, guest_write_some, 2);
-	EXPECT_EQ(0, __merge(self->vm, SLOT + 3, 0, NR_PAGES));
+	EXPECT_EQ(0, merge_regions(self->vm, SLOT + 3, GPA, NR_PAGES));
 	expect_dirty(_metadata, self, SLOT + 3, 0, NR_PAGES, is_written);
 	expect_dirty(_metadata, self, SLOT + 3, 0, NR_PAGES, is_never);
 
 	/* Through several changes */
 	guest_call(&self->tvm, guest_write_some, 3);
-	EXPECT_EQ(0, __split(self->vm, SLOT + 3, 1, 63, SLOT, SLOT + 1, SLOT + 2));
-	EXPECT_EQ(0, __split(self->vm, SLOT + 2, 64, 65, SLOT + 2, SLOT + 3, SLOT + 4));
-	EXPECT_EQ(0, __merge(self->vm, SLOT + 5, 1, 63 + 64));
+	EXPECT_EQ(0, split_region(self->vm, SLOT + 3, 1, 63, SLOT, SLOT + 1, SLOT + 2));
+	EXPECT_EQ(0, split_region(self->vm, SLOT + 2, 64, 65, SLOT + 2, SLOT + 3, SLOT + 4));
+	EXPECT_EQ(0, merge_regions(self->vm, SLOT + 5, gpa_of(1), 63 + 64));
 	expect_dirty(_metadata, self, SLOT, 0, 1, is_written);
 	expect_dirty(_metadata, self, SLOT + 5, 1, 127, is_written);
 	expect_dirty(_metadata, self, SLOT + 3, 128, 65, is_written);
@@ -880,11 +854,11 @@ TEST_F(split, dirty_bitmap)
 
 	/* One by one it can be stopped, and as one started again. */
 	EXPECT_EQ(0, set_piece(self, SLOT + 5, variant->flags, 1, 127));
-	EXPECT_REFUSED(EINVAL, __merge(self->vm, SLOT, 0, NR_PAGES));
+	EXPECT_REFUSED(EINVAL, merge_regions(self->vm, SLOT, GPA, NR_PAGES));
 	EXPECT_EQ(0, set_piece(self, SLOT, variant->flags, 0, 1));
 	EXPECT_EQ(0, set_piece(self, SLOT + 3, variant->flags, 128, 65));
 	EXPECT_EQ(0, set_piece(self, SLOT + 4, variant->flags, 193, NR_PAGES - 193));
-	EXPECT_EQ(0, __merge(self->vm, SLOT, 0, NR_PAGES));
+	EXPECT_EQ(0, merge_regions(self->vm, SLOT, GPA, NR_PAGES));
 	ASSERT_TRUE(log_dirty(self, variant->flags));
 	guest_call(&self->tvm, guest_write_some, 4);
 	expect_dirty(_metadata, self, SLOT, 0, NR_PAGES, is_written);
@@ -905,12 +879,12 @@ TEST_F(split, dirty_bitmap_cleared_by_hand)
 	memset(all, 0xff, sizeof(all));
 	clear.dirty_bitmap = all;
 	guest_call(&self->tvm, guest_write_some, 1);
-	EXPECT_EQ(0, __split(self->vm, SLOT, 10, 100, SLOT, SLOT + 1, SLOT + 2));
+	EXPECT_EQ(0, split_region(self->vm, SLOT, 10, 100, SLOT, SLOT + 1, SLOT + 2));
 	expect_dirty(_metadata, self, SLOT + 1, 10, 100, is_written);
 	ASSERT_EQ(0, __vm_ioctl(self->vm, KVM_CLEAR_DIRTY_LOG, &clear));
 	expect_dirty(_metadata, self, SLOT + 1, 10, 100, is_never);
 	guest_call(&self->tvm, guest_write_some, 2);
-	EXPECT_EQ(0, __merge(self->vm, SLOT, 0, NR_PAGES));
+	EXPECT_EQ(0, merge_regions(self->vm, SLOT, GPA, NR_PAGES));
 	expect_dirty(_metadata, self, SLOT, 0, NR_PAGES, is_written);
 }
 
@@ -941,8 +915,8 @@ TEST_F(split, private_pages)
 	}
 
 	for (round = 0; round < 2; round++) {
-		int ret = round ? __merge(self->vm, SLOT, 0, NR_PAGES) :
-				  __split(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2);
+		int ret = round ? merge_regions(self->vm, SLOT, GPA, NR_PAGES) :
+				  split_region(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2);
 
 		ASSERT_EQ(0, ret);
 		for (i = 0; i < ARRAY_SIZE(pages); i++) {
@@ -955,8 +929,8 @@ TEST_F(split, private_pages)
 
 	/* Conversions find the new memslots, also several at a time. */
 	for (round = 0; round < 2; round++) {
-		int ret = round ? __merge(self->vm, SLOT, 0, NR_PAGES) :
-				  __split(self->vm, SLOT, 10, 20, SLOT + 3, SLOT, SLOT + 4);
+		int ret = round ? merge_regions(self->vm, SLOT, GPA, NR_PAGES) :
+				  split_region(self->vm, SLOT, 10, 20, SLOT + 3, SLOT, SLOT + 4);
 
 		ASSERT_EQ(0, ret);
 		guest_call(&self->tvm, guest_touch, NR_PAGES);
@@ -978,7 +952,7 @@ TEST_F(split, private_ranges)
 		SKIP(return, "there is no private memory");
 
 	/* Each piece has its part of the memfd for itself. */
-	ASSERT_EQ(0, __split(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2));
+	ASSERT_EQ(0, split_region(self->vm, SLOT, 10, 20, SLOT, SLOT + 1, SLOT + 2));
 	for (n = 0; n < 2; n++) {
 		for (i = 0; i < 40; i++) {
 			int ret = set_slot(self->vm, SLOT + 3, variant->flags, OTHER_GPA,
@@ -1077,7 +1051,7 @@ static struct pieces split_at_random(struct kvm_vm *vm, unsigned int *seed,
 	pieces.nr[ids[1]] = nr;
 	pieces.page[ids[2]] = end;
 	pieces.nr[ids[2]] = nr_pages - end;
-	TEST_ASSERT(!__split(vm, SLOT, page, nr, page ? SLOT + ids[0] : 0, SLOT + ids[1],
+	TEST_ASSERT(!split_region(vm, SLOT, page, nr, page ? SLOT + ids[0] : 0, SLOT + ids[1],
 			     end < nr_pages ? SLOT + ids[2] : 0),
 		    "Can't split off %lu pages from %lu", nr, page);
 	return pieces;
@@ -1085,7 +1059,7 @@ static struct pieces split_at_random(struct kvm_vm *vm, unsigned int *seed,
 
 static void merge_all(struct kvm_vm *vm, unsigned long nr_pages)
 {
-	TEST_ASSERT(!__merge(vm, SLOT, 0, nr_pages), __KVM_SYSCALL_ERROR("merge", -1));
+	TEST_ASSERT(!merge_regions(vm, SLOT, GPA, nr_pages), __KVM_SYSCALL_ERROR("merge", -1));
 }
 
 /* Has the memory mapped again and again, its content stays. */
