@@ -17,7 +17,7 @@ guestseal: private memory for KVM guests in sealed memfds
   test          all tests, normal kernel; NAME= picks one          15
   test-full     all tests on the debug kernel too, long stress     60
   bench         what a conversion costs, against guest_memfd       1
-  lint          checkpatch, sparse, W=1, clang-format, shellcheck  3
+  lint          checkpatch, sparse, W=1, clang-format, shellcheck  2
   check         does the series apply, and export the same?        0.1
 
   shell         a shell in the emulated host                       0.2
@@ -29,7 +29,7 @@ guestseal: private memory for KVM guests in sealed memfds
   fetch         the pinned sources, from Debian                    1
   apply         import them, and put the series on top             1
   kernel        build the kernel (host and guest)                  5
-  kernel-debug  the same with lockdep, KASAN, ...                  8
+  kernel-debug  the same with lockdep, KASAN, ...                  13
   qemu          build QEMU                                         3
   selftests     build the kernel's KVM and memfd selftests         0.5
   tools         build tools/ and bench/                            0.1
