@@ -760,7 +760,7 @@ TEST_F(split, huge_pages_and_shadow_pages)
 	enter_l2(self);
 	for (i = 0; i < 40; i++) {
 		ASSERT_EQ(0, split_region(self->vm, SLOT, NPT_PAGE - i, 1 + i, SLOT, SLOT + 1,
-				     SLOT + 2));
+					  SLOT + 2));
 		guest_call(&self->tvm, guest_touch, NR_PAGES);
 		ASSERT_EQ(0, merge_regions(self->vm, SLOT, GPA, NR_PAGES));
 		guest_call(&self->tvm, guest_touch, NR_PAGES);
@@ -1052,7 +1052,7 @@ static struct pieces split_at_random(struct kvm_vm *vm, unsigned int *seed,
 	pieces.page[ids[2]] = end;
 	pieces.nr[ids[2]] = nr_pages - end;
 	TEST_ASSERT(!split_region(vm, SLOT, page, nr, page ? SLOT + ids[0] : 0, SLOT + ids[1],
-			     end < nr_pages ? SLOT + ids[2] : 0),
+				  end < nr_pages ? SLOT + ids[2] : 0),
 		    "Can't split off %lu pages from %lu", nr, page);
 	return pieces;
 }
