@@ -87,25 +87,21 @@ static void expect_lost(struct __test_metadata *_metadata, struct test_vm *tvm,
 	expect_memory_fault(_metadata, tvm, gpa_of(page), KVM_MEMORY_EXIT_FLAG_PRIVATE, EHWPOISON);
 }
 
-/* Another page takes the lost one's place.  Gives false if none can be poisoned. */
-static bool lose_and_replace(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *self)
+/* Another page takes the place of one that the guest has touched. */
+static void lose_and_replace(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *self,
+			     uint64_t pfn)
 {
 	struct test_vm *tvm = &self->tvm;
-	uint64_t pfn = to_known_private(self, PAGE);
 
-	if (!pfn)
-		return false;
-	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
-	EXPECT_TRUE(poison(pfn));
+	ASSERT_TRUE(poison(pfn));
 	guest_command_set(tvm, GUEST_READ, gpa_of(PAGE), 0);
 	expect_lost(_metadata, tvm, PAGE);
 	expect_lost(_metadata, tvm, PAGE);
-	EXPECT_EQ(0, to_shared(self, PAGE, 1));
-	EXPECT_EQ(0, to_private(self, PAGE, 1));
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
 	vcpu_run(tvm->vcpu);
 	EXPECT_EQ(0, guest_result(tvm));
 	EXPECT_TRUE(unpoison(pfn));
-	return true;
 }
 
 /* Each way to touch the page, each way to go on */
@@ -348,8 +344,11 @@ TEST_F(sealed, read_only)
 	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
 	ASSERT_EQ(0, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD | KVM_MEM_READONLY, GPA, SIZE,
 			      self->shared, self->fd, 0));
-	if (!lose_and_replace(_metadata, self))
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
 		SKIP(return, NOT_POISONABLE);
+	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
+	lose_and_replace(_metadata, self, pfn);
 
 	/* What can't be written in any case is refused as that. */
 	pfn = to_known_private(self, PAGE);
@@ -394,8 +393,11 @@ TEST_F(sealed, shared_bit)
 	virt_map(self->vm, GPA, GPA, NR_PAGES);
 	virt_map(self->vm, GPA + SHARED_ALIAS, GPA | BIT_ULL(bit), NR_PAGES);
 
-	if (!lose_and_replace(_metadata, self))
+	pfn = to_known_private(self, PAGE);
+	if (!pfn)
 		SKIP(return, NOT_POISONABLE);
+	guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+	lose_and_replace(_metadata, self, pfn);
 
 	pfn = to_known_private(self, PAGE);
 	ASSERT_NE(0, pfn);
