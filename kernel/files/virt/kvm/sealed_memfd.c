@@ -267,6 +267,50 @@ static int kvm_sealed_memfd_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slo
 	return 0;
 }
 
+/* Tells VMs apart for guest_memory; unlike pointers, numbers do not come back. */
+static u64 kvm_sealed_memfd_owner(struct kvm *kvm)
+{
+	static atomic64_t last_owner;
+
+	if (!kvm->sealed_memfd_owner)
+		kvm->sealed_memfd_owner = atomic64_inc_return(&last_owner);
+	return kvm->sealed_memfd_owner;
+}
+
+/*
+ * -EINVAL if the file is not guest-sealed, or the range does not fit into it, or
+ * another memslot has part of it; -EBUSY if another VM uses the memfd or has
+ * left pages in it; -ENOMEM.
+ */
+static int kvm_sealed_memfd_commit(struct kvm *kvm, struct kvm_memory_slot *slot)
+{
+	struct kvm_sealed_memfd *sealed;
+	int r;
+
+	sealed = kzalloc(sizeof(*sealed), GFP_KERNEL_ACCOUNT);
+	if (!sealed)
+		return -ENOMEM;
+
+	sealed->notifier.ops = &kvm_sealed_memfd_notifier_ops;
+	sealed->notifier.owner = kvm_sealed_memfd_owner(kvm);
+	sealed->notifier.space = slot->as_id;
+	sealed->kvm = kvm;
+	sealed->as_id = slot->as_id;
+	sealed->id = slot->id;
+	sealed->registered = true;
+
+	r = guest_memory_register(slot->gmem.file, slot->gmem.pgoff, slot->npages,
+				  &sealed->notifier);
+	if (r) {
+		kfree(sealed);
+		return r;
+	}
+
+	get_file(slot->gmem.file);
+	slot->gmem.sealed = sealed;
+	return 0;
+}
+
 static void kvm_sealed_memfd_unregister(struct kvm_memory_slot *slot)
 {
 	struct kvm_sealed_memfd *sealed = slot->gmem.sealed;
@@ -290,22 +334,13 @@ static void kvm_sealed_memfd_unbind(struct kvm_memory_slot *slot)
 }
 
 static const struct kvm_gmem_ops kvm_sealed_memfd_ops = {
+	.commit			= kvm_sealed_memfd_commit,
 	.unbind			= kvm_sealed_memfd_unbind,
 	.get_pfn		= kvm_sealed_memfd_get_pfn,
 	.page_allocated		= kvm_sealed_memfd_page_allocated,
 	.range_allocated	= kvm_sealed_memfd_range_allocated,
 	.wait			= kvm_sealed_memfd_wait,
 };
-
-/* Tells VMs apart for guest_memory; unlike pointers, numbers do not come back. */
-static u64 kvm_sealed_memfd_owner(struct kvm *kvm)
-{
-	static atomic64_t last_owner;
-
-	if (!kvm->sealed_memfd_owner)
-		kvm->sealed_memfd_owner = atomic64_inc_return(&last_owner);
-	return kvm->sealed_memfd_owner;
-}
 
 /* What the attributes say does not count here, so have them say nothing. */
 static bool kvm_sealed_memfd_has_attributes(struct kvm *kvm,
@@ -317,55 +352,31 @@ static bool kvm_sealed_memfd_has_attributes(struct kvm *kvm,
 }
 
 /**
- * kvm_sealed_memfd_bind - make a guest-sealed memfd a memslot's private half
+ * kvm_sealed_memfd_prepare_memory_region - choose a memslot's private half
  * @kvm: the VM
  * @slot: the memslot, new and not yet visible
- * @file: the memfd
+ * @file: the memfd to be
  * @offset: offset of the memslot's first page in the memfd, in bytes
  *
- * Context: Process context, slots_lock held, takes the memfd's invalidate_lock.
- * Return: 0; -EINVAL if @file is not guest-sealed, the VM can't use it, @offset
- *	or the range do not fit, another memslot has part of it, or part of
- *	the memslot has the private attribute; -EBUSY if another VM uses the
- *	memfd or has left pages in it; -ENOMEM.
+ * What the memfd has to say comes when the memslot is committed.
+ *
+ * Context: Process context, slots_lock held.
+ * Return: 0, or -EINVAL if the VM can't use sealed memfds, @offset is not at a
+ *	page, or part of the memslot has the private attribute.
  */
-int kvm_sealed_memfd_bind(struct kvm *kvm, struct kvm_memory_slot *slot,
-			  struct file *file, loff_t offset)
+int kvm_sealed_memfd_prepare_memory_region(struct kvm *kvm,
+					   struct kvm_memory_slot *slot,
+					   struct file *file, u64 offset)
 {
-	struct kvm_sealed_memfd *sealed;
-	int r;
-
 	lockdep_assert_held(&kvm->slots_lock);
 
-	if (!kvm_arch_has_sealed_memfd(kvm) || offset < 0 || !PAGE_ALIGNED(offset))
+	if (!kvm_arch_has_sealed_memfd(kvm) || !PAGE_ALIGNED(offset))
 		return -EINVAL;
 
 	if (kvm_sealed_memfd_has_attributes(kvm, slot))
 		return -EINVAL;
 
-	sealed = kzalloc(sizeof(*sealed), GFP_KERNEL_ACCOUNT);
-	if (!sealed)
-		return -ENOMEM;
-
-	sealed->notifier.ops = &kvm_sealed_memfd_notifier_ops;
-	sealed->notifier.owner = kvm_sealed_memfd_owner(kvm);
-	sealed->notifier.space = slot->as_id;
-	sealed->kvm = kvm;
-	sealed->as_id = slot->as_id;
-	sealed->id = slot->id;
-	sealed->registered = true;
-
-	r = guest_memory_register(file, offset >> PAGE_SHIFT, slot->npages,
-				  &sealed->notifier);
-	if (r) {
-		kfree(sealed);
-		return r;
-	}
-
 	slot->gmem.ops = &kvm_sealed_memfd_ops;
-	slot->gmem.file = get_file(file);
-	slot->gmem.pgoff = offset >> PAGE_SHIFT;
-	slot->gmem.sealed = sealed;
 	return 0;
 }
 
