@@ -9,19 +9,25 @@
 # an ordinary diff: files/ has the last state, and the body the creating patch
 # needs is found by taking the later diffs back.
 #
+# The series is in topics, each of which could be sent and taken apart: a folder
+# patches/NN-NAME with the topic's patches and its cover letter, cover.txt. In
+# the tree an empty commit "topic: NAME" stands before the first patch of each
+# topic, where rebase, autosquash and reordering keep it.
+#
 # Everything works on git's objects and an index of its own, so a developer's
 # working tree, and with it every timestamp make looks at, stays as it is.
 
 series_dir() { case $1 in linux) echo "$ROOT/kernel" ;; qemu) echo "$ROOT/qemu" ;; esac; }
 
-# What the series is made of, in one hash.
+# What the series is made of, in one hash. Cover letters make no commits.
 series_key() {
 	local tree=$1 dir=${2-$(series_dir "$1")}
 	{
 		tree_git "$tree" rev-parse base
 		if [ -d "$dir/patches" ]; then
 			cd "$dir" || exit
-			find patches files -type f -print0 2>/dev/null | sort -z | xargs -0r sha256sum
+			find patches files -type f ! -path 'patches/*/cover.txt' -print0 2>/dev/null |
+				sort -z | xargs -0r sha256sum
 			find files -type f -perm -u+x 2>/dev/null | sort
 		fi
 	} | sha256sum | cut -d' ' -f1
@@ -52,6 +58,54 @@ untouched() {
 creates() { awk '/^diff --git / { exit } dashes && /^ create mode / { print $4 } /^---$/ { dashes = 1 }' "$1"; }
 diffs() { sed -n 's,^diff --git a/.* b/,,p' "$1"; }
 
+# Topics: their folders in DIR, in order; the name without the number.
+topic_dirs() { find "$1/patches" -mindepth 1 -maxdepth 1 -type d 2>/dev/null | LC_ALL=C sort; }
+topic_name() { basename "$1" | sed 's/^[0-9]*-//'; }
+
+# count_patches TREE COMMIT
+count_patches() { tree_git "$1" log --format=%s "base..$2" | grep -vc '^topic: ' || :; }
+
+# topics_of TREE COMMIT: for each topic a line "NAME FIRST LAST", the mark and
+# the last patch. Dies if a commit's topic can't be told.
+topics_of() {
+	local tree=$1 hash subject name='' mark='' last=base fix
+	declare -A seen=()
+	fix="put it right: cd $CACHE/$tree && git rebase -i base"
+	while read -r hash subject; do
+		case $subject in
+		'topic: '*)
+			[ -z "$name" ] || [ "$last" != "$mark" ] ||
+				die "topic \"$name\" has no patches" "drop its mark, $(short "$mark"); $fix"
+			[ -z "$name" ] || echo "$name $mark $last"
+			name=${subject#topic: } mark=$hash
+			[[ $name =~ ^[a-z0-9][a-z0-9-]*$ ]] ||
+				die "\"$name\" can't be a topic: $(short "$hash")" \
+					"letters a to z, digits and dashes make a name; $fix"
+			[ -z "${seen[$name]-}" ] ||
+				die "topic \"$name\" begins twice: $(short "${seen[$name]}") and $(short "$hash")" \
+					"a topic's patches follow each other; $fix"
+			seen[$name]=$hash
+			[ "$(tree_git "$tree" rev-parse "$hash^{tree}")" = \
+				"$(tree_git "$tree" rev-parse "$last^{tree}")" ] ||
+				die "the mark \"$subject\", $(short "$hash"), changes files" \
+					"a fixup that was meant for a patch? $fix"
+			;;
+		*)
+			[ -n "$name" ] ||
+				die "no topic: $(short "$hash") $subject" \
+					"an empty commit marks where one begins:" \
+					"  git commit --allow-empty -m 'topic: NAME'" \
+					"$fix"
+			;;
+		esac
+		last=$hash
+	done < <(tree_git "$tree" log --reverse --format='%H %s' "base..$2")
+	[ -n "$name" ] || return 0
+	[ "$last" != "$mark" ] || die "topic \"$name\" has no patches" "drop its mark, $(short "$mark"); $fix"
+	echo "$name $mark $last"
+}
+short() { echo "${1::12}"; }
+
 # build_series TREE: make the series' commits, print the id of the last.
 build_series() (
 	tree=$1
@@ -62,7 +116,7 @@ build_series() (
 	commit=$(git rev-parse base)
 
 	shopt -s nullglob
-	patches=("$dir"/patches/*.patch)
+	patches=("$dir"/patches/*/*.patch)
 
 	export GIT_INDEX_FILE=$work/bodies
 	git read-tree --empty
@@ -91,8 +145,16 @@ build_series() (
 
 	export GIT_INDEX_FILE=$work/index
 	git read-tree base
+	topic=
 	for i in "${!patches[@]}"; do
 		patch=${patches[i]}
+		if [ "${patch%/*}" != "$topic" ]; then
+			topic=${patch%/*}
+			commit=$(echo "topic: $(topic_name "$topic")" |
+				GIT_AUTHOR_NAME=guestseal GIT_AUTHOR_EMAIL=guestseal@localhost \
+				GIT_AUTHOR_DATE=2026-01-01T00:00:00Z \
+					git commit-tree "$(git write-tree)" -p "$commit")
+		fi
 		if [ -n "$(diffs "$patch")" ]; then
 			git apply --cached --whitespace=nowarn "$patch" || die "${patch##*/} does not apply"
 		fi
@@ -109,13 +171,17 @@ build_series() (
 
 # export_series TREE COMMIT DIR: write base..COMMIT to DIR/patches, DIR/files.
 export_series() {
-	local tree=$1 commit=$2 out=$3 patch path
+	local tree=$1 commit=$2 out=$3 topics nr=0 name mark last patch path
+	topics=$(topics_of "$tree" "$commit") || return
 	mkdir -p "$out/patches" "$out/files"
-	tree_git "$tree" format-patch -q -o "$out/patches" --no-numbered --zero-commit \
-		--no-signature --full-index --no-renames --no-ext-diff --no-cover-letter \
-		"base..$commit"
-	for patch in "$out"/patches/*.patch; do
-		[ -e "$patch" ] || break
+	[ -n "$topics" ] || return 0
+	while read -r name mark last; do
+		nr=$((nr + 1))
+		tree_git "$tree" format-patch -q -o "$out/patches/$(printf '%02d-%s' $nr "$name")" \
+			--no-numbered --zero-commit --no-signature --full-index --no-renames \
+			--no-ext-diff --no-cover-letter "$mark..$last"
+	done <<<"$topics"
+	for patch in "$out"/patches/*/*.patch; do
 		for path in $(creates "$patch"); do
 			mkdir -p "$out/files/${path%/*}"
 			tree_git "$tree" show "$commit:$path" >"$out/files/$path"
