@@ -5,7 +5,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-export ACCEL LINUX_SRC QEMU_SRC MIRROR NAME REROLL V
+export ACCEL LINUX_SRC QEMU_SRC MIRROR NAME REROLL TOPIC V
 
 define HELP
 guestseal: private memory for KVM guests in sealed memfds
@@ -18,7 +18,7 @@ guestseal: private memory for KVM guests in sealed memfds
   test-full     all tests on the debug kernel too, long stress     60
   bench         what a conversion costs, against guest_memfd       1
   lint          checkpatch, sparse, W=1, clang-format, shellcheck  2
-  check         does the series apply, and export the same?        0.1
+  check         do the topics apply, and export the same?          0.1
 
   shell         a shell in the emulated host                       0.2
   guest-shell   a shell in a guest inside it                       0.5
@@ -35,11 +35,12 @@ guestseal: private memory for KVM guests in sealed memfds
   tools         build tools/ and bench/                            0.1
 
   refresh       save your commits in the trees as the series       0.1
-  series        the series as mails, in outgoing/; REROLL=2: v2    0.1
+  series        all topics as mails, in outgoing/; TOPIC=seal: one 0.1
   clean         forget what was built, keep downloads and trees
   distclean     forget everything, downloads and trees too
 
   V=1           show all output          NAME=...   one test
+  TOPIC=        one topic of the series  REROLL=2   its mails as v2
   ACCEL=kvm     run the emulated host with KVM, where nesting works
   LINUX_SRC=    a kernel tree or tarball instead of the pinned one
   QEMU_SRC=     the same for QEMU
@@ -113,8 +114,7 @@ refresh: import-linux import-qemu
 	@lab/refresh qemu
 
 series outgoing: import-linux import-qemu
-	@lab/outgoing linux
-	@lab/outgoing qemu
+	@lab/outgoing
 
 clean distclean:
 	@lab/clean $@
