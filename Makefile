@@ -14,8 +14,11 @@ guestseal: private memory for KVM guests in sealed memfds
   needs: about 15 minutes and 6 GB on two cores. After that, minutes are:
 
   demo          see a guest keep a secret from its host            1.5
-  test          all tests, normal kernel; NAME= picks one          15
-  test-full     all tests on the debug kernel too, long stress     60
+  test          all tests, normal kernel; NAME= picks one          16
+  test-ci       what CI runs: lint, check, test, and on the debug
+                kernel what it may find something in               45
+  test-full     all tests on both kernels, long stress too         65
+  test-lab      the tests of the scripts in lab/ only              1
   bench         what a conversion costs, against guest_memfd       1
   lint          checkpatch, sparse, W=1, clang-format, shellcheck  2
   check         do the topics apply, and export the same?          0.1
@@ -83,11 +86,18 @@ tools: apply-linux
 demo: kernel qemu tools
 	@lab/demo
 
+# Suites, see lab/test; a suite intel... is the target test-intel... here.
 test: kernel qemu selftests tools
-	@lab/test normal
+	@lab/test lab normal
+
+test-ci: kernel kernel-debug qemu selftests tools
+	@lab/test lint check lab normal debug-ci
 
 test-full: kernel kernel-debug qemu selftests tools
-	@lab/test normal debug
+	@lab/test lab normal debug
+
+test-lab:
+	@lab/test lab
 
 bench: kernel selftests tools
 	@lab/bench
@@ -120,7 +130,7 @@ clean distclean:
 	@lab/clean $@
 
 .PHONY: help doctor setup fetch apply kernel kernel-debug qemu selftests tools demo \
-	test test-full bench shell guest-shell gdb lint check refresh series outgoing \
+	test test-ci test-full test-lab bench shell guest-shell gdb lint check refresh series outgoing \
 	clean distclean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:

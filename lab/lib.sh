@@ -16,9 +16,8 @@ export LC_ALL=C.UTF-8
 export CCACHE_DIR=${CCACHE_DIR:-$CACHE/ccache} CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-5G}
 # The makes of the two trees are not our make's children.
 unset MAKEFLAGS MFLAGS MAKELEVEL
-mkdir -p "$DOWNLOADS" "$BUILD" "$CACHE/locks" "$CACHE/logs" "$CACHE/times"
 
-say() { printf '%s\n' "$*"; }
+say() { printf '%s\n' "$@"; }
 warn() { printf 'warning: %s\n' "$*" >&2; }
 
 # die WHAT [ADVICE...]
@@ -29,16 +28,87 @@ die() {
 	exit 1
 }
 
-# lock NAME: held until the script ends; a second make waits.
+# make, the kernel's build and QEMU's options have no way to say such paths.
+for path in "$ROOT" "$CACHE" "${TMPDIR:-/tmp}"; do
+	case $path in
+	[!/]*) die "not an absolute path: $path" "set XDG_CACHE_HOME or TMPDIR to one" ;;
+	*[[:space:]:,\;\"\'\`\$\#%\&\|\\*\?\<\>\(\)]*)
+		die "blanks, and any of :,;\"'\`\$#%&|\\*?<>(), can't be in the path $path" \
+			"move this clone, or set XDG_CACHE_HOME or TMPDIR to a path without them" ;;
+	esac
+done
+cache_folders() { mkdir -p "$DOWNLOADS" "$BUILD" "$CACHE/locks" "$CACHE/logs" "$CACHE/times"; }
+cache_folders
+
+# --- locks, and the end ---------------------------------------------------
+
+# lock NAME [shared]: held until this script and all it started have ended; a
+# second make waits. A script may lock what the one that runs it has locked.
 lock() {
-	exec 9>"$CACHE/locks/$1"
-	flock -n 9 && return
-	say "waiting for another make to finish with $1 ..."
-	flock 9
+	local fd file=$CACHE/locks/$1
+	case " ${GUESTSEAL_LOCKS-} " in *" $1 "*) return ;; esac
+	while :; do
+		exec {fd}>>"$file"
+		flock -n ${2:+-s} "$fd" || {
+			say "waiting for another make to finish with $1 ..."
+			flock ${2:+-s} "$fd"
+		}
+		# unless it was distclean that had it
+		[ ! "$file" -ef "/proc/self/fd/$fd" ] || break
+		exec {fd}>&-
+		cache_folders
+	done
+	export GUESTSEAL_LOCKS="${GUESTSEAL_LOCKS-} $1"
 }
 
-# pin TREE KEY: the rest of the line that starts with KEY in pins/TREE.
-pin() { awk -v k="$2" '$1 == k { $1 = ""; sub(/^ +/, ""); print }' "$ROOT/pins/$1"; }
+# For work=$(work_folder): a folder; $work is gone when this script ends.
+work_folder() { mktemp -d "${TMPDIR:-/tmp}/guestseal.XXXXXX"; }
+
+# Processes that this script has started, and those that they have.
+descendants() {
+	cat /proc/[0-9]*/stat 2>/dev/null | awk -v top=$$ -v self="$BASHPID" '
+		{ pid = $1; sub(/^.*\) /, ""); state[pid] = $1; parent[pid] = $2 }
+		END {
+			for (pid in parent) {
+				for (p = parent[pid]; p in parent && p != top; p = parent[p]) ;
+				if (p == top && state[pid] != "Z" && pid != self && parent[pid] != self)
+					print pid
+			}
+		}'
+}
+
+# Bash gets here at once when a signal ends it, and would leave behind whatever
+# it waited for: builds and emulated hosts.
+finish() {
+	local pids pid n
+	trap '' HUP INT TERM
+	mapfile -t pids < <(descendants)
+	kill -TERM "${pids[@]}" 2>/dev/null || :
+	for ((n = 0; n < 50; n++)); do
+		for pid in "${pids[@]}"; do
+			! grep -qs '^[^)]*) [^Z]' "/proc/$pid/stat" || { sleep 0.1; continue 2; }
+		done
+		break
+	done
+	[ "$n" -lt 50 ] || kill -KILL "${pids[@]}" 2>/dev/null || :
+	[ -z "${work-}" ] || rm -rf "$work"
+}
+trap finish EXIT
+
+# --- pins and trees ---------------------------------------------------------
+
+# pins TREE: the file that says what is used. pins/TREE does, unless Debian no
+# longer has that version: then what lab/fetch has found instead, for as long as
+# pins/TREE stays the same.
+pins() {
+	local instead
+	instead=$(pins_instead "$1")
+	if [ -e "$instead" ]; then echo "$instead"; else echo "$ROOT/pins/$1"; fi
+}
+pins_instead() { echo "$CACHE/pins/$1-$(sha256sum <"$ROOT/pins/$1" | cut -c1-12)"; }
+
+# pin TREE KEY: the rest of the line that starts with KEY in there.
+pin() { awk -v k="$2" '$1 == k { $1 = ""; sub(/^ +/, ""); print }' "$(pins "$1")"; }
 
 # Git as it is for everybody: no personal configuration, a fixed committer.
 tree_git() {
@@ -85,16 +155,14 @@ step() {
 
 	if [ -n "${V:-}" ]; then
 		set +e
-		(set -e; "$@") 2>&1 9>&- | tee "$log"
+		(set -e; "$@") 2>&1 | tee "$log"
 		status=${PIPESTATUS[0]}
 		set -e
 	else
-		"$@" >"$log" 2>&1 </dev/null 9>&- &
+		"$@" >"$log" 2>&1 </dev/null &
 		pid=$!
-		trap 'kill $pid 2>/dev/null' INT TERM
 		watch_step
 		wait "$pid" || status=$?
-		trap - INT TERM
 	fi
 
 	local took=$((SECONDS - begin)) count
@@ -115,8 +183,11 @@ step() {
 # Uses step's variables: a status line each second on a terminal, else a
 # timestamped line every half minute.
 watch_step() {
-	local line count wait=0
-	sleep 0.1
+	local line count wait=0 n
+	for n in {1..10}; do
+		kill -0 "$pid" 2>/dev/null || return 0
+		sleep 0.1
+	done
 	while kill -0 "$pid" 2>/dev/null; do
 		sleep 1
 		wait=$((wait + 1))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Turn what run-tests reports into TAP, a line for each test case, and append
-# "passed|failed|skipped NAME: CASE" to the file TALLY. Logs go to DIR. LIST is
-# what should have run, FLAVOUR the kernel.
+# "passed|failed|skipped NAME: CASE" to the file TALLY, what it took to the file
+# TIMES. Logs go to DIR. LIST is what should have run, FLAVOUR the kernel.
 #
 # A test that is expected to be "tap" must print a plan and just as many
 # results. One with "rc=N" must exit with N: that is how upstream's tests
@@ -59,8 +59,10 @@ function end(status, took,	i) {
 		print "# whole log: " log_file
 		print "# alone: make test" (FLAVOUR == "debug" ? "-full" : "") " NAME=" name
 	}
-	if (took != "")
+	if (took != "") {
 		print "# " name ": " took " s"
+		print took, name, FLAVOUR >>TIMES
+	}
 	fflush()
 	name = ""
 }
