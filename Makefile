@@ -86,12 +86,13 @@ tools: apply-linux
 demo: kernel qemu tools
 	@lab/demo
 
-# Suites, see lab/test; a suite intel... is the target test-intel... here.
+# Suites, see lab/test; a suite intel... is the target test-intel... here, which
+# has the same last line. In test-ci it would be one more with a "+".
 test: kernel qemu selftests tools
 	@lab/test lab normal
 
 test-ci: kernel kernel-debug qemu selftests tools
-	@lab/test lint check lab normal debug-ci
+	@lab/test lint check lab normal+debug-ci
 
 test-full: kernel kernel-debug qemu selftests tools
 	@lab/test lab normal debug

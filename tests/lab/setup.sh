@@ -119,6 +119,17 @@ test_sums() {
 	suite <<<'exit 0'
 	fails "$ROOT/lab/test" lab
 	[ "$(tail -n 1 "$T/said")" = '0 passed, 1 failed' ]
+	# two at once, of which one does not come to its end
+	suite <<-'END'
+		printf '%s\n' 'ok 1 - a' 'ok 2 - b' 1..2 '2 passed, 0 failed'
+	END
+	printf '%s\n' '.PHONY: test-intel' 'test-intel:' $'\t@sleep 1; '"printf '%s\n' 'ok 1 - c' 1..1 '1 passed, 0 failed'" >"$ROOT/Makefile"
+	"$ROOT/lab/test" lab+intel >"$T/said" || { cat "$T/said"; return 1; }
+	[ "$(tail -n 1 "$T/said")" = '3 passed, 0 failed' ]
+	[ "$(sed -n 's/^ok \([0-9]*\) - .*/\1/p' "$T/said" | paste -sd' ')" = '1 2 3' ]
+	printf '%s\n' '.PHONY: test-intel' 'test-intel:' $'\t@echo "ok 1 - c"; kill -KILL $$PPID' >"$ROOT/Makefile"
+	fails "$ROOT/lab/test" lab+intel
+	grep -q '^[0-9] passed, [1-9] failed$' "$T/said"
 	# CI's last line is the sum, whatever make says after it
 	cp -r "$REAL/.ci" "$ROOT"
 	ci() { printf '%s\n' '.PHONY: test-ci' 'test-ci:' "	@$1" >"$ROOT/Makefile"; }

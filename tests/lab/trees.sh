@@ -40,6 +40,16 @@ test_interrupted_import_starts_over() {
 		kill -KILL \$PPID
 	END
 	fails "$ROOT/lab/import" linux
+	[ ! -e "$CACHE/linux.new" ]
+	stub xz <<-END
+		touch "$T/unpacking"
+		sleep 1000
+	END
+	"$ROOT/lab/import" linux &
+	until_true test -e "$T/unpacking"
+	kill $!
+	wait $! || :
+	[ ! -e "$CACHE/linux.new" ]
 	rm "$T/bin/xz"
 	both
 	grep -qx more "$CACHE/linux/mm/a.c"
