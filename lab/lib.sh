@@ -127,6 +127,22 @@ known_tree() {
 	esac
 }
 
+# host_initramfs ROOT COMMAND DIR...: write the emulated host's initramfs to
+# standard output: ROOT, which this fills, and DIRs laid over it. COMMAND is the
+# script that it runs, if not empty.
+host_initramfs() {
+	local root=$1 command=$2 dir
+	shift 2
+	mkdir -p "$root/bin"
+	cp "$ROOT/lab/host/init" "$root/init"
+	chmod +x "$root/init"
+	cp /bin/busybox "$root/bin"
+	[ -z "$command" ] || cp "$command" "$root/command"
+	for dir in "$root" "$@"; do
+		"$ROOT/lab/initramfs" "$dir"
+	done
+}
+
 # --- long steps ---------------------------------------------------------
 
 clock() { printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); }
