@@ -18,6 +18,7 @@ guestseal: private memory for KVM guests in sealed memfds
   test-ci       what CI runs: lint, check, test, and on the debug
                 kernel what it may find something in               45
   test-full     all tests on both kernels, long stress too         65
+  test-intel    the series' KVM tests on Intel, in Bochs           TI
   test-lab      the tests of the scripts in lab/ only              1
   bench         what a conversion costs, against guest_memfd       1
   lint          checkpatch, sparse, W=1, clang-format, shellcheck  2
@@ -86,16 +87,21 @@ tools: apply-linux
 demo: kernel qemu tools
 	@lab/demo
 
-# Suites, see lab/test; a suite intel... is the target test-intel... here, which
-# has the same last line. In test-ci it would be one more with a "+".
+# Suites, see lab/test.
 test: kernel qemu selftests tools
 	@lab/test lab normal
 
 test-ci: kernel kernel-debug qemu selftests tools
-	@lab/test lint check lab normal+debug-ci
+	@lab/setup intel
+	@lab/test lint check lab normal+debug-ci intel-ci
 
 test-full: kernel kernel-debug qemu selftests tools
-	@lab/test lab normal debug
+	@lab/setup intel
+	@lab/test lab normal debug intel
+
+test-intel: kernel selftests
+	@lab/setup intel
+	@lab/test intel
 
 test-lab:
 	@lab/test lab
@@ -131,7 +137,7 @@ clean distclean:
 	@lab/clean $@
 
 .PHONY: help doctor setup fetch apply kernel kernel-debug qemu selftests tools demo \
-	test test-ci test-full test-lab bench shell guest-shell gdb lint check refresh series outgoing \
+	test test-ci test-full test-intel test-lab bench shell guest-shell gdb lint check refresh series outgoing \
 	clean distclean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Turn what run-tests reports into TAP, a line for each test case, and append
 # "passed|failed|skipped NAME: CASE" to the file TALLY, what it took to the file
-# TIMES. Logs go to DIR. LIST is what should have run, FLAVOUR the kernel.
+# TIMES. Logs go to DIR. LIST is
+# what should have run, WHERE says on what, and TARGET what to make for that.
 #
 # A test that is expected to be "tap" must print a plan and just as many
 # results. One with "rc=N" must exit with N: that is how upstream's tests
@@ -23,7 +24,7 @@ function skip(text) {
 function ended(status) {
 	return status == 137 ? "killed after " limit " s" : "exit status " status
 }
-function name_it(what) { name = what; prefix = what " (" FLAVOUR " kernel): " }
+function name_it(what) { name = what; prefix = what " (" WHERE "): " }
 
 function begin() {
 	name_it($2); limit = $3; expected = $4
@@ -57,11 +58,11 @@ function end(status, took,	i) {
 		for (i = 0; i < splats && i < 40; i++)
 			print "#   " splat_lines[i]
 		print "# whole log: " log_file
-		print "# alone: make test" (FLAVOUR == "debug" ? "-full" : "") " NAME=" name
+		print "# alone: make " TARGET " NAME=" name
 	}
 	if (took != "") {
 		print "# " name ": " took " s"
-		print took, name, FLAVOUR >>TIMES
+		print took " s  " name ", " WHERE >>TIMES
 	}
 	fflush()
 	name = ""
