@@ -9,6 +9,9 @@
  *	read, write			ZERO KEPT: with the shared GPA bit clear
  *	read shared, write shared	the same with the bit set
  *	ask private, ask shared		RESULT: of one hypercall
+ *	small, large			1 MiB is what it accesses from now on, or 384 MiB
+ *	bar				SLOT: of a PCI device with a large BAR (ivshmem), which
+ *					is put where only the shared GPA bit is set
  *
  * ZERO pages were zero before, KEPT had what was written to them with the bit as it
  * is now.
@@ -20,7 +23,8 @@
 
 #define PAGE 4096
 #define AREA 0x4000000
-#define PAGES 256
+#define PAGES_SMALL 256
+#define PAGES_LARGE (384 << 8)
 /* Where all of the first GiB is seen again, with the bit set. */
 #define SHARED_ALIAS 0x80000000
 
@@ -49,6 +53,8 @@ asm(".pushsection .note.pvh, \"a\", @note\n"
     "_start:\n"
     "mov $stack + 4 * 4096, %esp\n"
     "call run\n");
+
+static int pages = PAGES_SMALL;
 
 char stack[4 * PAGE] __attribute__((aligned(16)));
 static uint64_t directories[4] __attribute__((aligned(32)));
@@ -166,7 +172,7 @@ static void access(uint32_t base, bool write)
 {
 	int zero = 0, kept = 0;
 
-	for (uint32_t page = 0; page < PAGES; page++) {
+	for (int page = 0; page < pages; page++) {
 		volatile uint32_t *at = (uint32_t *)(base + AREA + page * PAGE);
 		uint32_t mine = base | (page + 1), value = mine;
 
@@ -189,14 +195,52 @@ static void ask(uint32_t attributes)
 	if (amd)
 		asm volatile("vmmcall"
 			     : "+a"(result)
-			     : "b"(AREA), "c"(PAGES), "d"(attributes)
+			     : "b"(AREA), "c"(pages), "d"(attributes)
 			     : "memory");
 	else
 		asm volatile("vmcall"
 			     : "+a"(result)
-			     : "b"(AREA), "c"(PAGES), "d"(attributes)
+			     : "b"(AREA), "c"(pages), "d"(attributes)
 			     : "memory");
 	say_number(result);
+}
+
+#define PCI_ADDRESS 0xcf8
+#define PCI_DATA 0xcfc
+#define PCI_ENABLE 0x80000000
+#define PCI_COMMAND 0x04
+#define PCI_COMMAND_MEMORY 0x2
+#define PCI_BAR_2 0x18
+#define IVSHMEM 0x11101af4
+
+static uint32_t pci_read(uint32_t slot, uint32_t offset)
+{
+	uint32_t value;
+
+	asm volatile("outl %0, %1" : : "a"(PCI_ENABLE | slot << 11 | offset), "d"(PCI_ADDRESS));
+	asm volatile("inl %1, %0" : "=a"(value) : "d"(PCI_DATA));
+	return value;
+}
+
+static void pci_write(uint32_t slot, uint32_t offset, uint32_t value)
+{
+	asm volatile("outl %0, %1" : : "a"(PCI_ENABLE | slot << 11 | offset), "d"(PCI_ADDRESS));
+	asm volatile("outl %0, %1" : : "a"(value), "d"(PCI_DATA));
+}
+
+static void move_bar(uint32_t bit)
+{
+	uint32_t slot = 0;
+
+	while (slot < 32 && pci_read(slot, 0) != IVSHMEM)
+		slot++;
+	say_number(slot);
+	if (slot == 32)
+		return;
+	pci_write(slot, PCI_COMMAND, 0);
+	pci_write(slot, PCI_BAR_2, 0);
+	pci_write(slot, PCI_BAR_2 + 4, bit ? 1U << (bit - 32) : 0);
+	pci_write(slot, PCI_COMMAND, PCI_COMMAND_MEMORY);
 }
 
 __attribute__((noreturn, used)) void run(void)
@@ -220,6 +264,12 @@ __attribute__((noreturn, used)) void run(void)
 			access(SHARED_ALIAS, false);
 		} else if (equal(line, "write shared")) {
 			access(SHARED_ALIAS, true);
+		} else if (equal(line, "small")) {
+			pages = PAGES_SMALL;
+		} else if (equal(line, "large")) {
+			pages = PAGES_LARGE;
+		} else if (equal(line, "bar")) {
+			move_bar(bit);
 		} else if (equal(line, "ask private")) {
 			ask(KVM_MAP_GPA_RANGE_ENCRYPTED);
 		} else if (equal(line, "ask shared")) {
