@@ -37,6 +37,7 @@ guestseal: private memory for KVM guests in sealed memfds
   qemu          build QEMU                                         3
   selftests     build the kernel's KVM and memfd selftests         0.5
   tools         build tools/ and bench/                            0.1
+  module        the guest driver for Debian 12's and 13's kernels  0.2
 
   refresh       save your commits in the trees as the series       0.1
   series        all topics as mails, in outgoing/; TOPIC=seal: one 0.1
@@ -84,18 +85,21 @@ selftests: apply-linux
 tools: apply-linux
 	@lab/build-tools
 
+module: kernel fetch-headers-12 fetch-headers-13
+	@lab/build-module
+
 demo: kernel qemu tools
 	@lab/demo
 
 # Suites, see lab/test.
-test: kernel qemu selftests tools
+test: kernel qemu selftests tools module
 	@lab/test lab normal
 
-test-ci: kernel kernel-debug qemu selftests tools
+test-ci: kernel kernel-debug qemu selftests tools module
 	@lab/setup intel
 	@lab/test lint check lab normal+debug-ci intel-ci
 
-test-full: kernel kernel-debug qemu selftests tools
+test-full: kernel kernel-debug qemu selftests tools module
 	@lab/setup intel
 	@lab/test lab normal debug intel
 
@@ -136,7 +140,7 @@ series outgoing: import-linux import-qemu
 clean distclean:
 	@lab/clean $@
 
-.PHONY: help doctor setup fetch apply kernel kernel-debug qemu selftests tools demo \
+.PHONY: help doctor setup fetch apply kernel kernel-debug qemu selftests tools module demo \
 	test test-ci test-full test-intel test-lab bench shell guest-shell gdb lint check refresh series outgoing \
 	clean distclean
 .DELETE_ON_ERROR:

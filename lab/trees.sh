@@ -73,11 +73,13 @@ other_base() {
 }
 
 # moved_pins TREE: a line for each package of which Debian no longer has the
-# pinned version, so that lab/fetch has taken another.
+# pinned version, so that lab/fetch has taken another. That of headers has another
+# name, too, but the same place in the file.
 moved_pins() {
 	awk '!/^(deb|src) / { next }
-		NR == FNR { pinned[$1, $2] = $3; next }
-		pinned[$1, $2] != $3 {
-			print $2 " " $3 " instead of " pinned[$1, $2] ", which Debian no longer has"
+		NR == FNR { package[++pinned] = $2; version[pinned] = $3; next }
+		++n && (package[n] != $2 || version[n] != $3) {
+			print $2 " " $3 " instead of " (package[n] == $2 ? "" : package[n] " ") \
+				version[n] ", which Debian no longer has"
 		}' "$ROOT/pins/$1" "$(pins "$1")"
 }

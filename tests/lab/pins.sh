@@ -144,6 +144,55 @@ test_interrupted_fetch_leaves_nothing() {
 	[ ! -e "$CACHE/pins" ]
 }
 
+# headers VERSION: an archive that has these, whose names go by the version, too
+headers() {
+	local name work=$T/tmp/headers
+	archive
+	for name in "linux-headers-$1-amd64" "linux-headers-$1-common" "linux-kbuild-$1" linux-headers-amd64; do
+		rm -rf "$work"
+		mkdir -p "$work/DEBIAN"
+		cat >"$work/DEBIAN/control" <<-END
+			Package: $name
+			Version: $1-1
+			Architecture: amd64
+			Maintainer: Somebody <somebody@example.com>
+			Description: headers
+		END
+		case $name in
+		linux-headers-amd64) echo "Depends: linux-headers-$1-amd64 (= $1-1)" ;;
+		*-amd64) echo "Depends: linux-headers-$1-common (= $1-1), linux-kbuild-$1, linux-compiler" ;;
+		esac >>"$work/DEBIAN/control"
+		dpkg-deb --root-owner-group -Zxz -b "$work" "$T/archive/${name}_$1-1_amd64.deb" >/dev/null
+	done
+	(cd "$T/archive" && dpkg-scanpackages -m . >Packages 2>/dev/null)
+}
+
+test_newest_headers() {
+	local name
+	headers 6.1.0-1
+	for name in linux-headers-6.1.0-1-amd64 linux-headers-6.1.0-1-common linux-kbuild-6.1.0-1; do
+		echo "deb $name 6.1.0-1-1 ${name}_6.1.0-1-1_amd64.deb" \
+			"$(sha256sum <"$T/archive/${name}_6.1.0-1-1_amd64.deb" | cut -d' ' -f1)"
+	done >"$ROOT/pins/headers-12"
+	"$ROOT/lab/fetch" headers-12 >"$T/said"
+	said_not 'instead of'
+	[ ! -e "$CACHE/pins" ]
+	forget_download
+	headers 6.1.0-2
+	"$ROOT/lab/fetch" headers-12 >"$T/said"
+	for name in linux-headers-6.1.0-%d-amd64 linux-headers-6.1.0-%d-common linux-kbuild-6.1.0-%d; do
+		# shellcheck disable=SC2059 # these are formats
+		said "$(printf "$name 6.1.0-%d-1 instead of $name 6.1.0-%d-1, which" 2 2 1 1)"
+		# shellcheck disable=SC2059
+		[ -e "$CACHE/downloads/$(printf "${name}_6.1.0-%d-1_amd64.deb" 2 2)" ]
+	done
+	same_checkout
+	# nothing to do any more
+	rm -r "$T/archive"
+	"$ROOT/lab/fetch" headers-12 >"$T/said"
+	[ -z "$(cat "$T/said")" ]
+}
+
 # QEMU's firmware package has its version, its build tools have others.
 test_companions_move() {
 	. "$ROOT/lab/lib.sh"
