@@ -138,6 +138,69 @@ static void test_memory(void)
 	check(!parameter("nr_pages"), "all is given back after that");
 }
 
+/* Pages that are marked as none of others' business, whoever walks all memory. */
+static long offline_pages(void)
+{
+	FILE *file = fopen("/proc/kpageflags", "r");
+	uint64_t flags;
+	long pages = 0;
+
+	if (!file)
+		err(1, "/proc/kpageflags");
+	while (fread(&flags, sizeof(flags), 1, file) == 1)
+		pages += flags >> 26 & 1;
+	fclose(file);
+	return pages;
+}
+
+static void test_dump(void)
+{
+	long before = offline_pages();
+	int fd = open_device();
+	void *memory = map(fd, SIZE, 0);
+
+	check(offline_pages() - before == SIZE / PAGE, "it isn't part of dumps of the guest");
+	munmap(memory, SIZE);
+	close(fd);
+	check(offline_pages() == before, "until it is given back");
+}
+
+/* -1, or the error of what makes the guest ready to hibernate, or to resume */
+static int hibernation(int mode)
+{
+	int fd = open("/dev/snapshot", mode);
+
+	if (fd < 0)
+		return errno;
+	close(fd);
+	return -1;
+}
+
+static void test_hibernation(void)
+{
+	int fd = open_device(), state = open("/sys/power/state", O_WRONLY), snapshot;
+	void *memory = map(fd, PAGE, 0);
+
+	check(state >= 0 && write(state, "disk", 4) < 0 && errno == EBUSY,
+	      "no hibernation while pages are private");
+	check(hibernation(O_RDONLY) == EBUSY, "no image either");
+	check(hibernation(O_WRONLY) == EBUSY, "nor does another kernel take over");
+	munmap(memory, PAGE);
+	close(fd);
+	check(hibernation(O_WRONLY) == -1, "it does when all is given back");
+
+	fd = open_device();
+	snapshot = open("/dev/snapshot", O_RDONLY);
+	check(snapshot >= 0 && fails_with(map(fd, PAGE, 0), EBUSY),
+	      "while the guest hibernates, no page gets private");
+	close(snapshot);
+	memory = map(fd, PAGE, 0);
+	check(memory != MAP_FAILED, "after that, pages do");
+	munmap(memory, PAGE);
+	close(fd);
+	close(state);
+}
+
 static void test_kill(void)
 {
 	pid_t pid = fork();
@@ -247,6 +310,8 @@ int main(void)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	test_refusals();
 	test_memory();
+	test_dump();
+	test_hibernation();
 	test_kill();
 	test_limits();
 	test_threads();
