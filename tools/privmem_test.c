@@ -5,6 +5,7 @@
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kernel-page-flags.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
@@ -148,7 +149,7 @@ static long offline_pages(void)
 	if (!file)
 		err(1, "/proc/kpageflags");
 	while (fread(&flags, sizeof(flags), 1, file) == 1)
-		pages += flags >> 26 & 1;
+		pages += flags >> KPF_OFFLINE & 1;
 	fclose(file);
 	return pages;
 }
