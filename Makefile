@@ -18,7 +18,7 @@ guestseal: private memory for KVM guests in sealed memfds
   test-ci       what CI runs: lint, check, test, and on the debug
                 kernel what it may find something in               45
   test-full     all tests on both kernels, long stress too         65
-  test-intel    the series' KVM tests on Intel, in Bochs           TI
+  test-intel    the series' KVM tests on Intel, in Bochs           8
   test-lab      the tests of the scripts in lab/ only              1
   bench         what a conversion costs, against guest_memfd       1
   lint          checkpatch, sparse, W=1, other architectures, ...  4
