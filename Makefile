@@ -97,7 +97,7 @@ test: kernel qemu selftests tools module
 
 test-ci: kernel kernel-debug qemu selftests tools module
 	@lab/setup intel
-	@lab/test lint check lab normal+debug-ci intel-ci
+	@lab/test lint check lab normal debug-ci intel-ci
 
 test-full: kernel kernel-debug qemu selftests tools module
 	@lab/setup intel
