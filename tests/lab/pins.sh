@@ -236,10 +236,10 @@ test_work_on_the_newest() {
 	said 'lab/repin linux 6.12.10-1'
 	same_checkout
 	"$ROOT/lab/repin" linux 6.12.10-1
-	[ "$(linux log --format=%s)" = $'mm: Say four\nmm: Say more\nImport linux-source-6.12 6.12.10-1' ]
+	[ "$(linux log --format=%s)" = $'mm: Say four\nmm: Say more\ntopic: more\nImport linux-source-6.12 6.12.10-1' ]
 	git -C "$ROOT" init -q
 	"$ROOT/lab/refresh" linux
-	[ -e "$ROOT/kernel/patches/0002-mm-Say-four.patch" ]
+	[ -e "${PATCH%/*}/0002-mm-Say-four.patch" ]
 	"$ROOT/lab/doctor" >"$T/said" || :
 	said_not 'instead of'
 }

@@ -5,12 +5,12 @@
 . "$REAL/tests/lab/fixture"
 
 both() { "$ROOT/lab/import" linux && "$ROOT/lab/apply" linux; }
-change_series() { sed -i 's/^+more/+still more/' "$ROOT/kernel/patches/0001-mm-Say-more.patch"; }
+change_series() { sed -i 's/^+more/+still more/' "$PATCH"; }
 
 test_import_and_apply() {
 	both
 	grep -qx more "$CACHE/linux/mm/a.c"
-	[ "$(linux log --format=%s)" = $'mm: Say more\nImport linux-source-6.12 6.12.1-1' ]
+	[ "$(linux log --format=%s)" = $'mm: Say more\ntopic: more\nImport linux-source-6.12 6.12.1-1' ]
 }
 
 # The second of two first ones would delete what the first one had made.
@@ -78,7 +78,7 @@ test_apply_keeps_commits_and_edits() {
 	fails "$ROOT/lab/apply" linux
 	stub make <<<'"$2/lab/apply" linux'
 	bash -ec "$(sed -n 's/^    //p' "$T/said")"
-	[ "$(linux log --format=%s base..)" = $'b: Mine\nmm: Say more' ]
+	[ "$(linux log --format=%s base..)" = $'b: Mine\nmm: Say more\ntopic: more' ]
 	[ "$(linux diff --name-only)" = Makefile ]
 	grep -qx 'still more' "$CACHE/linux/mm/a.c"
 	[ "$(linux symbolic-ref --short HEAD)" = guestseal ]
@@ -172,7 +172,7 @@ test_fixup_takes_a_patch_of_the_series() {
 	"$ROOT/lab/fixup" linux 'mm: Say more' -a
 	[ "$(linux log -1 --format=%s)" = 'fixup! mm: Say more' ]
 	echo z >>"$CACHE/linux/mm/a.c"
-	"$ROOT/lab/fixup" linux "$ROOT/kernel/patches/0001-mm-Say-more.patch" -a
+	"$ROOT/lab/fixup" linux "$PATCH" -a
 	[ "$(linux log -1 --format=%s)" = 'fixup! mm: Say more' ]
 	echo z >>"$CACHE/linux/mm/a.c"
 	"$ROOT/lab/fixup" linux 'NO MORE' -a
