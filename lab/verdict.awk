@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Turn what run-tests reports into TAP, a line for each test case, and append
 # "passed|failed|skipped NAME: CASE" to the file TALLY, what it took to the file
-# TIMES. Logs go to DIR. LIST is
-# what should have run, WHERE says on what, and TARGET what to make for that.
+# TIMES. Logs go to DIR. LIST is what should have run, WHERE says on what, and
+# TARGET what to make for that.
 #
 # A test that is expected to be "tap" must print a plan and just as many
 # results. One with "rc=N" must exit with N: that is how upstream's tests
