@@ -186,6 +186,7 @@ test_newest_headers() {
 		# shellcheck disable=SC2059
 		[ -e "$CACHE/downloads/$(printf "${name}_6.1.0-%d-1_amd64.deb" 2 2)" ]
 	done
+	[ "$(grep -c '^  linux-.* instead of ' "$T/said")" = 3 ]
 	same_checkout
 	# nothing to do any more
 	rm -r "$T/archive"
