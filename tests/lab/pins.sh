@@ -245,9 +245,16 @@ test_work_on_the_newest() {
 	said_not 'instead of'
 }
 
-# repin writes into pins/ what the others only have in the cache.
+# repin writes into pins/ what the others only have in the cache, and keeps topics.
 test_repin() {
 	steps
+	linux commit -q --allow-empty -m 'topic: four'
+	echo four >>"$CACHE/linux/mm/a.c"
+	linux commit -qam 'mm: Say four'
+	linux commit -q --allow-empty -m 'topic: new'
+	echo new >"$CACHE/linux/mm/newer.c"
+	linux add mm/newer.c
+	linux commit -qm 'mm: Add a newer file'
 	archive 6.12.9-1 6.12.10-1
 	# to the newest
 	"$ROOT/lab/repin" linux
@@ -256,6 +263,12 @@ test_repin() {
 	[ "$(linux log -1 --format=%s base)" = 'Import linux-source-6.12 6.12.10-1' ]
 	grep -qx more "$CACHE/linux/mm/a.c"
 	[ "$(linux branch --format='%(refname:short)' | sort | paste -sd' ')" = 'base guestseal' ]
+	[ "$(linux log --reverse --format=%s base.. | paste -sd,)" = \
+		'topic: more,mm: Say more,topic: four,mm: Say four,topic: new,mm: Add a newer file' ]
+	git -C "$ROOT" init -q
+	"$ROOT/lab/refresh" linux
+	[ "$(cd "$ROOT/kernel/patches" && echo *)" = '01-more 02-four 03-new' ]
+	[ -e "${PATCH%/*}/cover.txt" ]
 	# to one that is not there, nothing changes
 	cp "$ROOT/pins/linux" "$T/pin"
 	fails "$ROOT/lab/repin" linux 6.12.11-1
