@@ -59,6 +59,20 @@ test_sigterm_ends_an_emulated_host() { endless; ends test 1 TERM; }
 test_ctrl_c_ends_an_emulated_host() { endless; ends test 1 INT group; }
 test_closed_terminal_ends_an_emulated_host() { endless; ends test 1 HUP group; }
 
+bochs() {
+	endless
+	sed -i 's/normal/intel/' "$ROOT/tests/a.list"
+	mkdir -p "$CACHE/linux/arch/x86/kvm/vmx"
+	touch "$CACHE/linux/arch/x86/kvm/vmx/vmx.c"
+	stub grub-mkrescue </dev/null
+	cp "$T/bin/qemu-system-x86_64" "$T/bin/bochs"
+	printf '%s\n' '.PHONY: test-intel bochs' 'test-intel:' $'\t@lab/test intel' \
+		'bochs:' $'\t@lab/boot-bochs -c /dev/null' >"$ROOT/Makefile"
+}
+test_sigterm_ends_bochs() { bochs; ends test-intel 1 TERM; }
+test_ctrl_c_ends_bochs() { bochs; ends test-intel 1 INT group; }
+test_sigterm_ends_bochs_without_tests() { bochs; ends bochs 1 TERM; }
+
 # As long as a build whose make was shot goes on, nobody else starts one.
 test_lock_lasts_as_long_as_the_build() {
 	endless
