@@ -169,6 +169,9 @@ test_fixup_takes_a_patch_of_the_series() {
 	fails "$ROOT/lab/fixup" linux 'mm: say' -a
 	said 'more than one'
 	fails "$ROOT/lab/fixup" linux 'KVM: Say' -a
+	# nor is a topic's mark a patch
+	fails "$ROOT/lab/fixup" linux 'topic: more' -a
+	said 'no patch'
 	"$ROOT/lab/fixup" linux 'mm: Say more' -a
 	[ "$(linux log -1 --format=%s)" = 'fixup! mm: Say more' ]
 	echo z >>"$CACHE/linux/mm/a.c"
