@@ -36,6 +36,7 @@
 #include <linux/fs.h>
 #include <linux/guest_memory.h>
 #include <linux/interval_tree.h>
+#include <linux/rwsem.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 
@@ -73,10 +74,9 @@ static struct guest_memory_notifier *next_notifier(struct guest_memory *guest,
  * @mapping: page cache of the backing store's inode
  * @ops: the backing store's answers
  *
- * To be followed by guest_memory_publish().
+ * To be followed by guest_memory_publish(), or guest_memory_destroy().
  *
- * Context: Process context, may sleep.  The caller serializes against itself
- *	and guarantees that no page or mapping exists.
+ * Context: Process context, may sleep.  The caller serializes against itself.
  * Return: 0, or -ENOMEM.
  */
 int guest_memory_init(struct address_space *mapping,
@@ -103,7 +103,7 @@ int guest_memory_init(struct address_space *mapping,
  * those without a lock, too.  Whatever else the backing store does to the
  * mapping must be done by now.
  *
- * Context: Any.
+ * Context: Any.  The caller guarantees that no page or mapping exists.
  */
 void guest_memory_publish(struct address_space *mapping)
 {
@@ -114,18 +114,15 @@ void guest_memory_publish(struct address_space *mapping)
 
 /**
  * guest_memory_destroy - free what guest_memory_init() allocated
- * @mapping: page cache of an inode that is being evicted
+ * @mapping: page cache that it was called for, not published or of an inode that
+ *	is being evicted
  *
  * Context: Any.  No user can be left, for each holds a file of the inode.
  */
 void guest_memory_destroy(struct address_space *mapping)
 {
-	struct guest_memory *guest;
+	struct guest_memory *guest = mapping_to_guest_memory(mapping);
 
-	if (!mapping_guest_memory(mapping))
-		return;
-
-	guest = mapping_to_guest_memory(mapping);
 	WARN_ON_ONCE(!RB_EMPTY_ROOT(&guest->notifiers.rb_root));
 	mapping->i_private_data = NULL;
 	clear_bit(AS_GUEST_MEMORY, &mapping->flags);
@@ -232,7 +229,8 @@ static int __guest_memory_register(struct address_space *mapping,
 	struct guest_memory_notifier *other = NULL;
 
 	if (guest->owner && guest->owner != notifier->owner &&
-	    (!RB_EMPTY_ROOT(&guest->notifiers.rb_root) || !mapping_empty(mapping)))
+	    (!RB_EMPTY_ROOT(&guest->notifiers.rb_root) ||
+	     guest->ops->range_allocated(mapping->host, 0, ULONG_MAX)))
 		return -EBUSY;
 
 	while ((other = next_notifier(guest, other, notifier->node.start,
@@ -264,8 +262,9 @@ static int __guest_memory_register(struct address_space *mapping,
  * Context: Process context, may sleep, takes the invalidate_lock.  Callbacks
  *	may run before this returns.
  * Return: 0, -EINVAL if @file does not hold guest memory, the range goes past
- *	its end or overlaps another one of the same space, -EBUSY if another
- *	owner uses the file or has left pages in it.
+ *	its end or overlaps another one of the same space, -EBADF if @file is not
+ *	open for reading and writing, -EBUSY if another owner uses the file or has
+ *	left pages in it.
  */
 int guest_memory_register(struct file *file, pgoff_t start, pgoff_t nr_pages,
 			  struct guest_memory_notifier *notifier)
@@ -276,6 +275,8 @@ int guest_memory_register(struct file *file, pgoff_t start, pgoff_t nr_pages,
 
 	if (!mapping_guest_memory(mapping))
 		return -EINVAL;
+	if (!guest_memory_file_usable(file))
+		return -EBADF;
 	if (start > size || nr_pages > size - start)
 		return -EINVAL;
 
@@ -421,7 +422,8 @@ EXPORT_SYMBOL_GPL(guest_memory_get_folio);
  * @index: page
  *
  * Unless the caller holds off changes, the page may be taken out of the file at
- * any time.  Its memory is not freed before the reference is dropped.
+ * any time, and is zeroed then.  Its memory is not freed before the reference is
+ * dropped.  What was read counts if guest_memory_folio_valid() afterwards.
  *
  * Context: Any but interrupt.
  * Return: The folio with its reference count raised; ERR_PTR(-ENOENT) if the
@@ -441,15 +443,25 @@ EXPORT_SYMBOL_GPL(guest_memory_get_folio_nowait);
 /**
  * guest_memory_wait - wait for the change in progress, if any, to end
  * @file: file that the caller has registered with
+ * @interruptible: give up on any signal, not only on a fatal one
  *
  * For users who have nothing better to do between begin and end than to try
- * again.
+ * again.  The change may be waiting for memory, even for what the user's exit is
+ * going to free.
  *
  * Context: Process context, may sleep, takes the invalidate_lock.
+ * Return: 0, or -EINTR if there's a signal.
  */
-void guest_memory_wait(struct file *file)
+int guest_memory_wait(struct file *file, bool interruptible)
 {
-	filemap_invalidate_lock_shared(file->f_mapping);
-	filemap_invalidate_unlock_shared(file->f_mapping);
+	struct rw_semaphore *lock = &file->f_mapping->invalidate_lock;
+	int ret;
+
+	ret = interruptible ? down_read_interruptible(lock) : down_read_killable(lock);
+	if (ret)
+		return ret;
+
+	up_read(lock);
+	return 0;
 }
 EXPORT_SYMBOL_GPL(guest_memory_wait);

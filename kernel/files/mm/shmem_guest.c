@@ -4,11 +4,15 @@
  *
  * Host userspace may allocate and free the pages of a sealed memfd, give them
  * their initial content, and see which ones there are, but never reach their
- * content.  shmem_get_folio_gfp(), which every access goes through, refuses all
- * but the allocation done here.
+ * content.  shmem_get_folio_gfp(), which every access goes through, refuses, and
+ * shmem_add_to_page_cache() adds pages for what is done here and nothing else.
  *
  * Locks: guest_memory.c has the order.  Once it is done, sealing is for good and
  * so is the size, hence files with mapping_guest_memory() need no i_rwsem.
+ *
+ * What was private is zeroed as soon as it is no longer in the file, and before
+ * it is freed.  Readers that hold nothing but a reference then see that it's gone,
+ * see guest_memory_folio_valid().
  */
 #include <linux/fs.h>
 #include <linux/falloc.h>
@@ -26,24 +30,32 @@
  */
 #define SHMEM_GUEST_CHUNK	512
 
-/* First page from @start on that is not allocated, @end if there is none. */
+/* Until there is a way to tell the guest's mappings, pages stay put. */
+#define SHMEM_GUEST_GFP		GFP_HIGHUSER
+
+/*
+ * First page from @start on that is not allocated, @end if there is none.
+ * XA_FREE_MARK leads to it, however many pages are in between.  That is
+ * PAGECACHE_TAG_DIRTY, too, which shmem makes no use of.
+ */
 static pgoff_t shmem_guest_next_hole(struct address_space *mapping, pgoff_t start,
 				     pgoff_t end)
 {
 	XA_STATE(xas, &mapping->i_pages, start);
-	void *entry;
 
-	rcu_read_lock();
-	while (start < end) {
-		entry = xas_next(&xas);
-		if (xas_retry(&xas, entry))
-			continue;
-		if (!entry)
-			break;
-		start++;
-	}
-	rcu_read_unlock();
-	return start;
+	xas_lock_irq(&xas);
+	xas_find_marked(&xas, end - 1, XA_FREE_MARK);
+	xas_unlock_irq(&xas);
+	return xas.xa_node == XAS_RESTART ? end : xas.xa_index;
+}
+
+/* First page from @start on that is allocated, @end if there is none. */
+static pgoff_t shmem_guest_next_page(struct address_space *mapping, pgoff_t start,
+				     pgoff_t end)
+{
+	unsigned long index = start;
+
+	return xa_find(&mapping->i_pages, &index, end - 1, XA_PRESENT) ? index : end;
 }
 
 static bool shmem_guest_page_allocated(struct inode *inode, pgoff_t index)
@@ -54,7 +66,7 @@ static bool shmem_guest_page_allocated(struct inode *inode, pgoff_t index)
 static bool shmem_guest_range_allocated(struct inode *inode, pgoff_t start,
 					pgoff_t end)
 {
-	return xa_find(&inode->i_mapping->i_pages, &start, end - 1, XA_PRESENT);
+	return shmem_guest_next_page(inode->i_mapping, start, end) < end;
 }
 
 static struct folio *shmem_guest_get_folio(struct inode *inode, pgoff_t index)
@@ -109,24 +121,81 @@ static const struct guest_memory_ops shmem_guest_ops = {
 	.get_folio_nowait	= shmem_guest_get_folio_nowait,
 };
 
-/* Is there any content, or any way left by which there could be some? */
-static bool shmem_guest_in_use(struct inode *inode)
+/* Not for one in the page cache */
+static void shmem_guest_zero_folio(struct folio *folio)
 {
-	struct shmem_inode_info *info = SHMEM_I(inode);
-	bool mapped;
+	if (!folio_test_hwpoison(folio) && !want_init_on_free())
+		folio_zero_range(folio, 0, folio_size(folio));
+}
 
-	/* A mapping that is being changed is not in i_mmap for a moment. */
-	i_mmap_lock_read(inode->i_mapping);
-	mapped = mapping_mapped(inode->i_mapping);
-	i_mmap_unlock_read(inode->i_mapping);
+static void shmem_guest_free_folio(struct folio *folio)
+{
+	/* If not, it was never used. */
+	if (folio_test_uptodate(folio)) {
+		/* Pairs with guest_memory_folio_valid(). */
+		smp_wmb();
+		shmem_guest_zero_folio(folio);
+	}
+}
 
-	return mapped || inode->i_mapping->nrpages ||
-	       READ_ONCE(info->alloced) || READ_ONCE(info->swapped);
+static int shmem_guest_error_remove_folio(struct address_space *mapping,
+					  struct folio *folio)
+{
+	guest_memory_error(mapping, folio->index, folio_next_index(folio));
+	return 0;
+}
+
+/*
+ * Those of shmem, but for what must not be: pages are neither written to swap nor
+ * migrated nor, to give them content, prepared.
+ */
+const struct address_space_operations shmem_guest_aops = {
+	.dirty_folio		= noop_dirty_folio,
+	.free_folio		= shmem_guest_free_folio,
+	.error_remove_folio	= shmem_guest_error_remove_folio,
+};
+
+/*
+ * Unless there is any content, or any way left by which there could be some, make
+ * the file one of a guest.  Mappings are linked, and pages are added, under the
+ * locks held here: either that was before, then it shows, or it is too late.
+ */
+static int shmem_guest_convert_mapping(struct address_space *mapping)
+{
+	XA_STATE(xas, &mapping->i_pages, 0);
+	struct xarray nodes;
+	int ret = -EBUSY;
+
+	xa_init(&nodes);
+
+	i_mmap_lock_read(mapping);
+	xas_lock_irq(&xas);
+
+	if (!mapping_mapped(mapping) && !xas_find(&xas, ULONG_MAX)) {
+		/* Nodes may be left all the same, but without marks. */
+		swap(mapping->i_pages.xa_head, nodes.xa_head);
+		mapping->i_pages.xa_flags |= XA_FLAGS_ALLOC;
+
+		WRITE_ONCE(mapping->a_ops, &shmem_guest_aops);
+		mapping_set_inaccessible(mapping);
+		guest_memory_publish(mapping);
+		ret = 0;
+	}
+
+	xas_unlock_irq(&xas);
+	i_mmap_unlock_read(mapping);
+
+	xa_destroy(&nodes);
+	return ret;
 }
 
 /**
- * shmem_guest_seal - set F_SEAL_GUEST and what it implies
+ * shmem_guest_seal - do what F_SEAL_GUEST implies
  * @inode: inode of a shmem memfd
+ *
+ * Mappings that can be shared are excluded like by F_SEAL_WRITE.  Private ones
+ * that are being made meanwhile may come to be: without any access, for the
+ * content is what shmem_get_folio_gfp() and shmem_map_pages() refuse.
  *
  * Context: Process context, may sleep.  i_rwsem held exclusively.
  * Return: 0, also if the seal is set already; -EINVAL if writing is sealed or
@@ -135,81 +204,95 @@ static bool shmem_guest_in_use(struct inode *inode)
  */
 int shmem_guest_seal(struct inode *inode)
 {
-	struct shmem_inode_info *info = SHMEM_I(inode);
-	unsigned int old = info->seals;
-	int ret = -EBUSY;
+	struct address_space *mapping = inode->i_mapping;
+	unsigned int seals = SHMEM_I(inode)->seals;
+	int ret;
 
-	if (old & F_SEAL_GUEST)
+	if (shmem_guest_sealed(inode))
 		return 0;
-	if (old & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE) ||
+	if (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE) ||
 	    !PAGE_ALIGNED(i_size_read(inode)))
 		return -EINVAL;
 
-	/* Don't even let page faults of a file in use see the seal. */
-	if (shmem_guest_in_use(inode))
-		return -EBUSY;
-
-	/*
-	 * A page that is inserted, or a mapping that is made, without having
-	 * seen the seal is seen here.
-	 */
-	WRITE_ONCE(info->seals, old | F_SEAL_GUEST | F_SEAL_SHRINK | F_SEAL_GROW);
-	/* Pairs with shmem_get_folio_gfp() and collapse_file(). */
-	smp_mb();
-	if (shmem_guest_in_use(inode))
-		goto unseal;
-
-	ret = guest_memory_init(inode->i_mapping, &shmem_guest_ops);
+	ret = guest_memory_init(mapping, &shmem_guest_ops);
 	if (ret)
-		goto unseal;
+		return ret;
 
-	/* Until there is a way to tell the guest's mappings, pages stay put. */
-	mapping_set_gfp_mask(inode->i_mapping, GFP_HIGHUSER);
-	mapping_set_inaccessible(inode->i_mapping);
-	guest_memory_publish(inode->i_mapping);
+	ret = mapping_deny_writable(mapping);
+	if (ret)
+		goto destroy;
+
+	ret = shmem_guest_convert_mapping(mapping);
+	if (ret)
+		goto allow_writable;
+
 	return 0;
 
-unseal:
-	WRITE_ONCE(info->seals, old);
+allow_writable:
+	mapping_allow_writable(mapping);
+destroy:
+	guest_memory_destroy(mapping);
 	return ret;
 }
 
-/* The page at @start is not allocated, others may be. */
+/**
+ * shmem_guest_evict - undo what shmem_guest_seal() has done
+ * @inode: inode that is being evicted, without pages
+ *
+ * Context: Process context.
+ */
+void shmem_guest_evict(struct inode *inode)
+{
+	struct address_space *mapping = inode->i_mapping;
+
+	if (!shmem_guest_sealed(inode))
+		return;
+
+	/* The next inode in this memory starts with what is left here. */
+	xa_destroy(&mapping->i_pages);
+	mapping->i_pages.xa_flags &= ~XA_FLAGS_ALLOC;
+	guest_memory_destroy(mapping);
+}
+
 static int shmem_guest_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
 {
-	pgoff_t index, allocated = start + 1;
 	struct folio *folio;
-	int ret;
 
-	/* Often there is none, so don't look for one each time. */
-	if (allocated < end &&
-	    !xa_find(&inode->i_mapping->i_pages, &allocated, end - 1, XA_PRESENT))
-		allocated = end;
-
-	for (index = start; index < end; index++) {
+	/* Leave alone what the guest has, it may be lost, too. */
+	while ((start = shmem_guest_next_hole(inode->i_mapping, start, end)) < end) {
 		if (fatal_signal_pending(current))
 			return -EINTR;
 
-		/* Leave alone what the guest has, it may be lost, too. */
-		if (index >= allocated && shmem_guest_page_allocated(inode, index))
-			continue;
+		folio = shmem_alloc_folio(SHMEM_GUEST_GFP, 0, SHMEM_I(inode), start);
+		if (!folio)
+			return -ENOMEM;
 
-		ret = shmem_get_folio(inode, index, 0, &folio, SGP_FALLOC);
-		if (ret)
-			return ret;
+		folio = shmem_add_new_folio(folio, SHMEM_GUEST_GFP, inode, start,
+					    NULL, true);
+		if (IS_ERR(folio))
+			return PTR_ERR(folio);
 
 		/* A clean page could be dropped behind the guest's back. */
 		folio_set_dirty(folio);
 		folio_unlock(folio);
 		folio_put(folio);
+		start++;
 	}
 	return 0;
+}
+
+/* First page from @start on that is not yet what @event makes it, or @end. */
+static pgoff_t shmem_guest_next_change(struct address_space *mapping,
+				       enum guest_memory_event event,
+				       pgoff_t start, pgoff_t end)
+{
+	return event == GUEST_MEMORY_MAP ? shmem_guest_next_hole(mapping, start, end) :
+					   shmem_guest_next_page(mapping, start, end);
 }
 
 /*
  * Convert the pages within [start, end) that are not yet what @event makes
  * them.  A failure leaves those before it converted and the rest as they were.
- * Returns 1 if there was something to do.
  */
 static int shmem_guest_convert(struct inode *inode, enum guest_memory_event event,
 			       pgoff_t start, pgoff_t end)
@@ -219,12 +302,8 @@ static int shmem_guest_convert(struct inode *inode, enum guest_memory_event even
 
 	filemap_invalidate_lock(mapping);
 
-	/* What is done already, e.g. before a signal, is not worth a zap. */
-	if (event == GUEST_MEMORY_MAP)
-		start = shmem_guest_next_hole(mapping, start, end);
-	else if (!xa_find(&mapping->i_pages, &start, end - 1, XA_PRESENT))
-		start = end;
-
+	/* Somebody else may have been here. */
+	start = shmem_guest_next_change(mapping, event, start, end);
 	if (start < end) {
 		guest_memory_begin(mapping, event, start, end);
 		if (event == GUEST_MEMORY_MAP)
@@ -233,7 +312,6 @@ static int shmem_guest_convert(struct inode *inode, enum guest_memory_event even
 			shmem_truncate_range(inode, (loff_t)start << PAGE_SHIFT,
 					     ((loff_t)end << PAGE_SHIFT) - 1);
 		guest_memory_end(mapping, event, start, end);
-		ret = ret ?: 1;
 	}
 
 	filemap_invalidate_unlock(mapping);
@@ -270,19 +348,30 @@ long shmem_guest_fallocate(struct file *file, int mode, loff_t offset, loff_t le
 	start = offset >> PAGE_SHIFT;
 	end = (offset + len) >> PAGE_SHIFT;
 
-	for (; start < end; start = next) {
-		next = min(end, round_down(start, SHMEM_GUEST_CHUNK) + SHMEM_GUEST_CHUNK);
+	for (;;) {
+		/* What is done already, e.g. before a signal, is not worth a zap. */
+		start = shmem_guest_next_change(inode->i_mapping, event, start, end);
+		if (start == end)
+			return 0;
 
+		next = min(end, round_down(start, SHMEM_GUEST_CHUNK) + SHMEM_GUEST_CHUNK);
 		ret = shmem_guest_convert(inode, event, start, next);
-		if (ret < 0)
+		if (ret)
 			return ret;
-		/* Whoever tries again and again shall get on each time. */
-		if (ret && next < end && signal_pending(current))
+
+		/* Whoever tries again and again gets on by a chunk each time. */
+		start = next;
+		if (start < end && signal_pending(current))
 			return -EINTR;
 		cond_resched();
 	}
+}
 
-	return 0;
+/* What has been filled, or begun to be, and is not needed after all */
+static void shmem_guest_drop_folio(struct folio *folio)
+{
+	shmem_guest_zero_folio(folio);
+	folio_put(folio);
 }
 
 /*
@@ -293,7 +382,6 @@ long shmem_guest_fallocate(struct file *file, int mode, loff_t offset, loff_t le
 static int shmem_guest_fill(struct inode *inode, struct iov_iter *from,
 			    pgoff_t start, int nr, struct list_head *folios)
 {
-	gfp_t gfp = mapping_gfp_mask(inode->i_mapping);
 	struct folio *folio;
 	size_t copied;
 	int i;
@@ -302,12 +390,12 @@ static int shmem_guest_fill(struct inode *inode, struct iov_iter *from,
 		if (fatal_signal_pending(current))
 			return i ?: -EINTR;
 
-		folio = shmem_alloc_folio(gfp, 0, SHMEM_I(inode), start + i);
+		folio = shmem_alloc_folio(SHMEM_GUEST_GFP, 0, SHMEM_I(inode), start + i);
 		if (!folio)
 			return i ?: -ENOMEM;
 
 		/* The source may take its time, so don't hold it for free. */
-		if (mem_cgroup_charge(folio, NULL, gfp)) {
+		if (mem_cgroup_charge(folio, NULL, SHMEM_GUEST_GFP)) {
 			folio_put(folio);
 			return i ?: -ENOMEM;
 		}
@@ -315,7 +403,7 @@ static int shmem_guest_fill(struct inode *inode, struct iov_iter *from,
 		copied = copy_page_from_iter(&folio->page, 0, PAGE_SIZE, from);
 		if (copied < PAGE_SIZE) {
 			iov_iter_revert(from, copied);
-			folio_put(folio);
+			shmem_guest_drop_folio(folio);
 			return i ?: -EFAULT;
 		}
 
@@ -333,19 +421,23 @@ static int shmem_guest_fill(struct inode *inode, struct iov_iter *from,
 static int shmem_guest_add(struct inode *inode, pgoff_t start,
 			   struct list_head *folios)
 {
-	gfp_t gfp = mapping_gfp_mask(inode->i_mapping);
-	struct folio *folio;
+	struct folio *folio, *added;
 	int nr = 0;
 
 	while ((folio = list_first_entry_or_null(folios, struct folio, lru))) {
 		list_del(&folio->lru);
-		folio = shmem_add_new_folio(folio, gfp, inode, start + nr, NULL);
-		if (IS_ERR(folio))
-			return nr ?: PTR_ERR(folio);
+		folio_get(folio);
+		added = shmem_add_new_folio(folio, SHMEM_GUEST_GFP, inode, start + nr,
+					    NULL, true);
+		if (IS_ERR(added)) {
+			shmem_guest_drop_folio(folio);
+			return nr ?: PTR_ERR(added);
+		}
 
 		/* See shmem_guest_allocate(). */
 		folio_set_dirty(folio);
 		folio_unlock(folio);
+		folio_put(folio);
 		folio_put(folio);
 		nr++;
 	}
@@ -383,7 +475,7 @@ static int shmem_guest_write_chunk(struct inode *inode, struct iov_iter *from,
 
 	list_for_each_entry_safe(folio, tmp, &folios, lru) {
 		list_del(&folio->lru);
-		folio_put(folio);
+		shmem_guest_drop_folio(folio);
 	}
 	iov_iter_revert(from, (size_t)(nr - max(ret, 0)) << PAGE_SHIFT);
 	return ret;
@@ -457,17 +549,36 @@ loff_t shmem_guest_seek(struct inode *inode, loff_t offset, int whence)
 	struct address_space *mapping = inode->i_mapping;
 	pgoff_t end = i_size_read(inode) >> PAGE_SHIFT;
 	pgoff_t start = offset >> PAGE_SHIFT;
-	unsigned long index = start;
+	pgoff_t index;
 
 	if (start >= end)
 		return -ENXIO;
 
 	if (whence == SEEK_DATA) {
-		if (!xa_find(&mapping->i_pages, &index, end - 1, XA_PRESENT))
+		index = shmem_guest_next_page(mapping, start, end);
+		if (index == end)
 			return -ENXIO;
 	} else {
 		index = shmem_guest_next_hole(mapping, start, end);
 	}
 
 	return index == start ? offset : (loff_t)index << PAGE_SHIFT;
+}
+
+/**
+ * shmem_guest_show_fdinfo - tell how much memory a guest has
+ * @m: what to print to
+ * @file: a shmem file
+ *
+ * Nobody maps it, so nobody's RSS has it.
+ *
+ * Context: Process context.
+ */
+void shmem_guest_show_fdinfo(struct seq_file *m, struct file *file)
+{
+	struct inode *inode = file_inode(file);
+
+	if (shmem_guest_sealed(inode))
+		seq_printf(m, "guest_private:\t%lu kB\n",
+			   READ_ONCE(inode->i_mapping->nrpages) << (PAGE_SHIFT - 10));
 }

@@ -11,12 +11,17 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/bitmap.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
+#include "qemu/madvise.h"
 #include "qemu/stats64.h"
 #include "qemu/thread.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-machine.h"
+#include "exec/address-spaces.h"
 #include "exec/memory.h"
 #include "exec/ramblock.h"
 #include "hw/boards.h"
@@ -29,6 +34,7 @@
 #include "system/kvm.h"
 #include "system/private-memory.h"
 #include "system/reset.h"
+#include "system/runstate.h"
 #include "system/system.h"
 #include "trace.h"
 
@@ -40,9 +46,15 @@ struct PrivateMemory {
     RAMBlock *block;
     int fd;
     Error *migration_blocker;
+    /* The last reset has failed. */
+    bool unusable;
 
-    /* Undoing a conversion relies on nobody else's being under way. */
+    /* Held for one chunk, whose state nobody else changes meanwhile. */
     QemuMutex lock;
+    /* Where to look for leftovers next */
+    QEMUTimer *sweep_timer;
+    uint64_t sweep_next;
+
     Stat64 to_private, to_shared;
     Stat64 implicit_to_private, implicit_to_shared;
     Stat64 failures;
@@ -51,6 +63,22 @@ struct PrivateMemory {
 typedef struct {
     uint64_t start, end;
 } FileRange;
+
+/* No more memory than that is held twice during a conversion. */
+#define CHUNK_SIZE (2 * MiB)
+
+struct PrivateConversion {
+    PrivateMemory *pm;
+    uint64_t start, end;
+    /* What is left to be done: from here up to there. */
+    uint64_t next, stop;
+    bool to_private, implicit;
+    int changed;
+    /* Once it is set, what was done is undone. */
+    int error;
+    /* Pages that were not private before. */
+    unsigned long *allocated;
+};
 
 OBJECT_DEFINE_SIMPLE_TYPE_WITH_INTERFACES(PrivateMemory, private_memory,
                                           PRIVATE_MEMORY, OBJECT,
@@ -97,10 +125,10 @@ static int private_memory_allocate(PrivateMemory *pm, uint64_t start,
     return 0;
 }
 
+/* Fails with nothing changed, but for pages that are private already. */
 static int private_memory_to_private(PrivateMemory *pm, uint64_t start,
-                                     uint64_t end)
+                                     uint64_t end, GArray *done)
 {
-    g_autoptr(GArray) done = g_array_new(false, false, sizeof(FileRange));
     int ret = private_memory_allocate(pm, start, end, done);
 
     if (!ret && done->len) {
@@ -119,17 +147,151 @@ static int private_memory_to_private(PrivateMemory *pm, uint64_t start,
     return done->len > 0;
 }
 
+static bool private_memory_next(PrivateMemory *pm, uint64_t start, uint64_t end,
+                                FileRange *range)
+{
+    off_t data = lseek(pm->fd, start, SEEK_DATA);
+    off_t hole;
+
+    if (data < 0 || data >= end) {
+        return false;
+    }
+    hole = lseek(pm->fd, data, SEEK_HOLE);
+    range->start = data;
+    range->end = hole < 0 ? end : MIN(hole, end);
+    return true;
+}
+
+/*
+ * What devices have written to the shared half in the meantime must not show up
+ * now.
+ */
 static int private_memory_to_shared(PrivateMemory *pm, uint64_t start,
                                     uint64_t end)
 {
-    off_t data = lseek(pm->fd, start, SEEK_DATA);
-    int ret;
+    FileRange range;
+    int ret, changed = 0;
 
-    if (data < 0 || data >= end) {
-        return 0;
+    while (private_memory_next(pm, start, end, &range)) {
+        ret = ram_block_discard_range(pm->block, range.start,
+                                      range.end - range.start);
+        if (!ret) {
+            ret = private_memory_punch(pm, range.start, range.end);
+        }
+        if (ret) {
+            return ret;
+        }
+        changed = 1;
+        start = range.end;
     }
-    ret = private_memory_punch(pm, start, end);
-    return ret ?: 1;
+    return changed;
+}
+
+/*
+ * Leftovers: whatever accesses the shared half of a private page in QEMU, such
+ * as a device's DMA, may have the host allocate memory for it, which is of no
+ * use to anybody.  Find the first ones, if there are any, of a private range.
+ */
+static bool private_memory_next_leftover(PrivateMemory *pm, uint64_t start,
+                                         uint64_t end, FileRange *range)
+{
+    RAMBlock *block = pm->block;
+    size_t page_size = qemu_real_host_page_size();
+    uint8_t resident[CHUNK_SIZE / 4096];
+    uint64_t n, i, first;
+
+    /* What is in files does not have to be mapped. */
+    if (block->fd >= 0 && qemu_ram_is_shared(block)) {
+        off_t data = lseek(block->fd, start + block->fd_offset, SEEK_DATA);
+        off_t hole;
+
+        if (data < 0 || data - block->fd_offset >= end) {
+            return false;
+        }
+        hole = lseek(block->fd, data, SEEK_HOLE);
+        range->start = data - block->fd_offset;
+        range->end = hole < 0 ? end : MIN(hole - block->fd_offset, end);
+        return true;
+    }
+
+    for (; start < end; start += n) {
+        n = MIN(end - start, CHUNK_SIZE);
+        if (mincore(block->host + start, n, resident) < 0) {
+            return false;
+        }
+        for (i = 0; i < n / page_size && !(resident[i] & 1); i++) {
+            ;
+        }
+        if (i == n / page_size) {
+            continue;
+        }
+        for (first = i; i < n / page_size && resident[i] & 1; i++) {
+            ;
+        }
+        range->start = start + first * page_size;
+        range->end = start + i * page_size;
+        return true;
+    }
+    return false;
+}
+
+/* How much memory the leftovers take, free it if @discard. */
+static uint64_t private_memory_leftovers(PrivateMemory *pm, uint64_t start,
+                                         uint64_t end, bool discard)
+{
+    FileRange private, leftover;
+    uint64_t sum = 0;
+
+    QEMU_LOCK_GUARD(&pm->lock);
+
+    while (private_memory_next(pm, start, end, &private)) {
+        start = private.start;
+        while (private_memory_next_leftover(pm, start, private.end,
+                                            &leftover)) {
+            sum += leftover.end - leftover.start;
+            if (discard) {
+                ram_block_discard_range(pm->block, leftover.start,
+                                        leftover.end - leftover.start);
+            }
+            start = leftover.end;
+        }
+        start = private.end;
+    }
+    return sum;
+}
+
+/*
+ * Look at all memory every ten seconds, in steps, between which the main loop
+ * has time for more important things.
+ */
+#define SWEEP_PERIOD_MS 10000
+#define SWEEP_STEP_MS 5
+#define SWEEP_SIZE (32 * CHUNK_SIZE)
+
+static void private_memory_sweep(void *opaque)
+{
+    PrivateMemory *pm = opaque;
+    int64_t begin = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    int64_t now;
+    FileRange range;
+
+    do {
+        uint64_t end = MIN(pm->sweep_next + SWEEP_SIZE, pm->block->max_length);
+        uint64_t size = private_memory_leftovers(pm, pm->sweep_next, end, true);
+
+        if (size) {
+            trace_private_memory_sweep(pm->sweep_next, size);
+        }
+        now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+        if (!private_memory_next(pm, end, pm->block->max_length, &range)) {
+            pm->sweep_next = 0;
+            timer_mod(pm->sweep_timer, now + SWEEP_PERIOD_MS);
+            return;
+        }
+        pm->sweep_next = range.start;
+    } while (now < begin + SWEEP_STEP_MS);
+
+    timer_mod(pm->sweep_timer, now + SWEEP_STEP_MS);
 }
 
 static Stat64 *private_memory_counter(PrivateMemory *pm, bool to_private,
@@ -141,27 +303,129 @@ static Stat64 *private_memory_counter(PrivateMemory *pm, bool to_private,
     return to_private ? &pm->to_private : &pm->to_shared;
 }
 
-int private_memory_convert(PrivateMemory *pm, hwaddr gpa, uint64_t size,
-                           bool to_private, bool implicit)
+PrivateConversion *private_memory_convert_begin(PrivateMemory *pm,
+                                                uint64_t offset, uint64_t size,
+                                                bool to_private, bool implicit)
 {
-    uint64_t offset = 0;
-    int ret = -EINVAL;
+    PrivateConversion *c = g_new0(PrivateConversion, 1);
 
-    if (kvm_find_private_memory(gpa, size, &offset)) {
-        QEMU_LOCK_GUARD(&pm->lock);
-        ret = to_private ? private_memory_to_private(pm, offset, offset + size)
-                         : private_memory_to_shared(pm, offset, offset + size);
+    c->pm = pm;
+    c->start = c->next = offset;
+    c->end = c->stop = offset + size;
+    c->to_private = to_private;
+    c->implicit = implicit;
+    if (to_private) {
+        c->allocated = bitmap_try_new(size / qemu_real_host_page_size());
+        if (!c->allocated) {
+            c->error = -ENOMEM;
+            c->next = c->end;
+        }
+    }
+    return c;
+}
+
+void private_memory_convert_end(PrivateConversion *c)
+{
+    g_free(c->allocated);
+    g_free(c);
+}
+
+/* Called with PrivateMemory.lock held. */
+static int private_memory_convert_chunk(PrivateConversion *c, uint64_t end)
+{
+    g_autoptr(GArray) done = NULL;
+    size_t page_size = qemu_real_host_page_size();
+    int ret;
+
+    if (!c->to_private) {
+        return private_memory_to_shared(c->pm, c->next, end);
     }
 
+    done = g_array_new(false, false, sizeof(FileRange));
+    ret = private_memory_to_private(c->pm, c->next, end, done);
+    for (guint i = 0; ret > 0 && i < done->len; i++) {
+        FileRange *range = &g_array_index(done, FileRange, i);
+
+        bitmap_set(c->allocated, (range->start - c->start) / page_size,
+                   (range->end - range->start) / page_size);
+    }
+    return ret;
+}
+
+/* Called with PrivateMemory.lock held. */
+static void private_memory_undo_chunk(PrivateConversion *c, uint64_t end)
+{
+    size_t page_size = qemu_real_host_page_size();
+    unsigned long last = (end - c->start) / page_size;
+    unsigned long i = (c->next - c->start) / page_size;
+
+    while ((i = find_next_bit(c->allocated, last, i)) < last) {
+        unsigned long n = find_next_zero_bit(c->allocated, last, i) - i;
+
+        trace_private_memory_undo(c->start + i * page_size, n * page_size);
+        private_memory_punch(c->pm, c->start + i * page_size,
+                             c->start + (i + n) * page_size);
+        i += n;
+    }
+}
+
+int private_memory_convert_step(PrivateConversion *c)
+{
+    PrivateMemory *pm = c->pm;
+    uint64_t end = MIN(QEMU_ALIGN_UP(c->next + 1, CHUNK_SIZE), c->stop);
+    int ret;
+
+    QEMU_LOCK_GUARD(&pm->lock);
+
+    if (c->next < end && c->error) {
+        private_memory_undo_chunk(c, end);
+        c->next = end;
+    } else if (c->next < end) {
+        ret = private_memory_convert_chunk(c, end);
+        if (ret >= 0) {
+            c->changed |= ret;
+            c->next = end;
+        } else {
+            /* Take back what came before, which is nothing if to shared. */
+            c->error = ret;
+            c->stop = c->to_private ? c->next : c->start;
+            c->next = c->start;
+        }
+    }
+    if (c->next < c->stop) {
+        return -EINPROGRESS;
+    }
+
+    ret = c->error ?: c->changed;
     if (ret < 0) {
         stat64_add(&pm->failures, 1);
-    } else if (ret > 0 || !implicit) {
-        stat64_add(private_memory_counter(pm, to_private, implicit), 1);
+    } else if (ret > 0 || !c->implicit) {
+        stat64_add(private_memory_counter(pm, c->to_private, c->implicit), 1);
     }
-    trace_private_memory_convert(gpa, size, offset,
-                                 implicit ? "implicit" : "explicit",
-                                 to_private ? "private" : "shared", ret);
+    trace_private_memory_convert(c->start, c->end - c->start,
+                                 c->implicit ? "implicit" : "explicit",
+                                 c->to_private ? "private" : "shared", ret);
     return ret;
+}
+
+int private_memory_convert(PrivateMemory *pm, uint64_t offset, uint64_t size,
+                           bool to_private, bool implicit)
+{
+    PrivateConversion *c = private_memory_convert_begin(pm, offset, size,
+                                                        to_private, implicit);
+    int ret;
+
+    do {
+        ret = private_memory_convert_step(c);
+    } while (ret == -EINPROGRESS);
+
+    private_memory_convert_end(c);
+    return ret;
+}
+
+void private_memory_refuse(PrivateMemory *pm)
+{
+    stat64_add(&pm->failures, 1);
 }
 
 static int private_memory_load_page(PrivateMemory *pm, uint64_t offset,
@@ -195,21 +459,60 @@ bool private_memory_load(PrivateMemory *pm, hwaddr gpa, uint64_t size,
                          Error **errp)
 {
     size_t page_size = qemu_real_host_page_size();
-    hwaddr start = ROUND_DOWN(gpa, page_size);
-    uint64_t offset, i;
+    hwaddr end = ROUND_UP(gpa + size, page_size);
     int ret = 0;
 
-    size = ROUND_UP(gpa + size, page_size) - start;
-    if (!kvm_find_private_memory(start, size, &offset)) {
-        return true;
-    }
+    for (gpa = ROUND_DOWN(gpa, page_size); gpa < end && !ret;) {
+        MemoryRegionSection section = memory_region_find(get_system_memory(),
+                                                         gpa, end - gpa);
+        uint64_t start = section.offset_within_region;
+        uint64_t i, n = int128_get64(section.size);
 
-    for (i = 0; i < size && !ret; i += page_size) {
-        ret = private_memory_load_page(pm, offset + i, errp);
+        if (!section.mr) {
+            break;
+        }
+        if (section.mr->ram_block == pm->block && !section.readonly &&
+            QEMU_IS_ALIGNED(start, page_size)) {
+            QEMU_LOCK_GUARD(&pm->lock);
+            for (i = 0; i < n && !ret; i += page_size) {
+                ret = private_memory_load_page(pm, start + i, errp);
+            }
+            trace_private_memory_load(section.offset_within_address_space, n,
+                                      start, ret);
+        }
+        memory_region_unref(section.mr);
+        gpa = section.offset_within_address_space + n;
     }
-
-    trace_private_memory_load(gpa, size, offset, ret);
+    pm->unusable |= ret < 0;
     return !ret;
+}
+
+bool private_memory_contains(const MemoryRegion *mr, uint64_t offset)
+{
+    PrivateMemory *pm = current_machine->private_memory;
+    FileRange range;
+
+    return pm && mr->ram_block == pm->block &&
+           private_memory_next(pm, offset, offset + 1, &range);
+}
+
+uint64_t private_memory_skip(const MemoryRegion *mr, uint64_t *offset,
+                             uint64_t size)
+{
+    PrivateMemory *pm = current_machine->private_memory;
+    uint64_t end = *offset + size;
+    FileRange range;
+
+    if (!pm || mr->ram_block != pm->block) {
+        return size;
+    }
+    while (private_memory_next(pm, *offset, end, &range)) {
+        if (range.start > *offset) {
+            return range.start - *offset;
+        }
+        *offset = range.end;
+    }
+    return end - *offset;
 }
 
 uint64_t private_memory_conversions(PrivateMemory *pm)
@@ -217,6 +520,11 @@ uint64_t private_memory_conversions(PrivateMemory *pm)
     return stat64_get(&pm->to_private) + stat64_get(&pm->to_shared) +
            stat64_get(&pm->implicit_to_private) +
            stat64_get(&pm->implicit_to_shared);
+}
+
+bool private_memory_usable(PrivateMemory *pm)
+{
+    return !pm->unusable;
 }
 
 int private_memory_fd(const MemoryRegion *mr)
@@ -257,6 +565,10 @@ bool private_memory_create(MachineState *machine, Error **errp)
                    "(-m slots, maxmem)");
         return false;
     }
+    if (runstate_check(RUN_STATE_INMIGRATE)) {
+        error_setg(errp, "private memory can't be migrated (-incoming)");
+        return false;
+    }
     if (kvm_dirty_ring_enabled()) {
         error_setg(errp, "private memory does not support KVM's dirty ring");
         return false;
@@ -288,6 +600,11 @@ bool private_memory_create(MachineState *machine, Error **errp)
     if (block->page_size != qemu_real_host_page_size()) {
         error_setg(errp, "private memory requires the machine's RAM not to be "
                    "in huge pages, which can't be discarded one by one");
+        return false;
+    }
+    if (block->flags & RAM_READONLY_FD) {
+        error_setg(errp, "private memory requires the machine's RAM to be in a "
+                   "file that is open for writing: else it can't be discarded");
         return false;
     }
     if (fstat(fd, &st) < 0) {
@@ -322,18 +639,26 @@ bool private_memory_create(MachineState *machine, Error **errp)
         return false;
     }
 
-    /* It would reach the shared half, from where the guest does not read. */
     if (machine->private_memory_shared_bit) {
+        /* Little is shared, and huge pages would give more than that. */
+        qemu_madvise(block->host, block->max_length, QEMU_MADV_NOHUGEPAGE);
+        /* It would reach the shared half, where the guest does not read. */
         object_register_sugar_prop(TYPE_FW_CFG, "dma_enabled", "off", false);
     }
 
     pm->backend = MEMORY_BACKEND(object_ref(obj));
+    pm->backend->guest_private_used = true;
     pm->block = block;
     pm->fd = fd;
     object_property_add_child(OBJECT(machine), "private-memory", pm_obj);
     object_unref(pm_obj);
     qemu_register_resettable(pm_obj);
     machine->private_memory = pm;
+
+    pm->sweep_timer = timer_new_ms(QEMU_CLOCK_REALTIME, private_memory_sweep,
+                                   pm);
+    timer_mod(pm->sweep_timer,
+              qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + SWEEP_PERIOD_MS);
     return true;
 }
 
@@ -346,6 +671,7 @@ static void private_memory_finalize(Object *obj)
 {
     PrivateMemory *pm = PRIVATE_MEMORY(obj);
 
+    timer_free(pm->sweep_timer);
     qemu_mutex_destroy(&pm->lock);
     object_unref(OBJECT(pm->backend));
 }
@@ -365,11 +691,13 @@ static void private_memory_reset_hold(Object *obj, ResetType type)
         return;
     }
 
-    ret = private_memory_punch(pm, 0, pm->block->max_length);
+    WITH_QEMU_LOCK_GUARD(&pm->lock) {
+        ret = private_memory_to_shared(pm, 0, pm->block->max_length);
+    }
     trace_private_memory_reset(ret);
-    if (ret) {
+    pm->unusable = ret < 0;
+    if (ret < 0) {
         error_report("failed to reset private memory: %s", strerror(-ret));
-        exit(EXIT_FAILURE);
     }
 }
 
@@ -386,6 +714,7 @@ PrivateMemoryInfo *qmp_query_private_memory(Error **errp)
     PrivateMemory *pm = current_machine->private_memory;
     PrivateMemoryInfo *info;
     struct stat st;
+    uint64_t start;
 
     if (!pm) {
         error_setg(errp, "the machine has no private memory");
@@ -405,6 +734,12 @@ PrivateMemoryInfo *qmp_query_private_memory(Error **errp)
     info->implicit_to_private = stat64_get(&pm->implicit_to_private);
     info->implicit_to_shared = stat64_get(&pm->implicit_to_shared);
     info->failures = stat64_get(&pm->failures);
+    for (start = 0; start < info->size; start += SWEEP_SIZE) {
+        info->leftover +=
+            private_memory_leftovers(pm, start,
+                                     MIN(start + SWEEP_SIZE, info->size),
+                                     false);
+    }
     return info;
 }
 
@@ -430,4 +765,5 @@ void hmp_info_private_memory(Monitor *mon, const QDict *qdict)
     monitor_printf(mon, "implicit conversions to shared: %" PRIu64 "\n",
                    info->implicit_to_shared);
     monitor_printf(mon, "failed conversions: %" PRIu64 "\n", info->failures);
+    monitor_printf(mon, "leftover: %" PRIu64 "\n", info->leftover);
 }

@@ -16,7 +16,12 @@
  *
  * Lifetime: a page belongs to its file from when it is converted until release,
  * when no mapping can be left, as each holds a reference to the file.  Only a
- * reboot takes pages from under mappings.
+ * reboot takes pages from under mappings.  A page that the host does not take
+ * back is not used again until it does.
+ *
+ * What reads the guest's memory past the page tables, e.g. /proc/kcore, images
+ * for hibernation and makedumpfile, leaves out pages that are PageOffline(), as
+ * private ones are.
  *
  * Locks: mmap_lock -> privmem->lock, and privmem_mutex -> privmem->lock ->
  * i_mmap_rwsem.  privmem_mutex protects the list of open files, privmem->lock
@@ -38,6 +43,7 @@
 #include <linux/reboot.h>
 #include <linux/sched/user.h>
 #include <linux/slab.h>
+#include <linux/suspend.h>
 #include <linux/xarray.h>
 
 /* Few hypercalls for much memory, but no long hunt for contiguous pages. */
@@ -56,11 +62,23 @@ static unsigned long nr_leaked;
 module_param(nr_leaked, ulong, 0444);
 MODULE_PARM_DESC(nr_leaked, "Pages lost because the host did not take them back");
 
-/* Protects the above two. */
+/* The pages that nr_leaked counts, as far as nobody tries to give them back. */
+static LIST_HEAD(privmem_leaked);
+
+/* Other memory is being written to where it will be shared: no more pages. */
+static bool privmem_frozen;
+
+/* Protects the above four. */
 static DEFINE_SPINLOCK(privmem_stat_lock);
 
 static DEFINE_MUTEX(privmem_mutex);
 static LIST_HEAD(privmem_list);
+
+/*
+ * The guest is going down.  Set under privmem_mutex, and before the lock of
+ * each file is taken: who holds either and does not see it comes first.
+ */
+static bool privmem_down;
 
 struct privmem {
 	struct list_head list;
@@ -72,8 +90,6 @@ struct privmem {
 	struct mutex lock;
 	/* What is at which page of the file. */
 	struct xarray pages;
-	/* The guest is going down: the pages are shared again. */
-	bool dead;
 };
 
 static void privmem_clear(struct page *page, unsigned long nr)
@@ -81,7 +97,8 @@ static void privmem_clear(struct page *page, unsigned long nr)
 	unsigned long i;
 
 	for (i = 0; i < nr; i++)
-		clear_highpage(nth_page(page, i));
+		if (!PageHWPoison(nth_page(page, i)))
+			clear_highpage(nth_page(page, i));
 	cond_resched();
 }
 
@@ -95,6 +112,7 @@ static long privmem_map_gpa_range(struct page *page, unsigned long nr, bool priv
 static int privmem_charge(struct privmem *privmem, unsigned long nr)
 {
 	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+	unsigned long max = READ_ONCE(max_pages);
 	int ret = 0;
 
 	if (atomic_long_add_return(nr, &privmem->user->locked_vm) > limit &&
@@ -102,7 +120,9 @@ static int privmem_charge(struct privmem *privmem, unsigned long nr)
 		ret = -ENOMEM;
 
 	spin_lock(&privmem_stat_lock);
-	if (!ret && (nr > max_pages || nr_pages > max_pages - nr))
+	if (!ret && privmem_frozen)
+		ret = -EBUSY;
+	if (!ret && (nr > max || nr_pages > max - nr))
 		ret = -ENOMEM;
 	if (!ret)
 		nr_pages += nr;
@@ -121,39 +141,73 @@ static void privmem_uncharge(struct privmem *privmem, unsigned long nr)
 	atomic_long_sub(nr, &privmem->user->locked_vm);
 }
 
-/*
- * Wipe contiguous pages and give them back to the host.  If it doesn't take
- * them they must not be used for anything else, I/O least of all.
- */
-static bool privmem_make_shared(struct page *page, unsigned long nr)
+static void privmem_free(struct page *page, unsigned long nr)
+{
+	unsigned long i;
+
+	for (i = 0; i < nr; i++) {
+		__ClearPageOffline(nth_page(page, i));
+		__free_page(nth_page(page, i));
+	}
+}
+
+/* They stay private: they must not be used for anything else, I/O least of all. */
+static void privmem_leak(struct page *page, unsigned long nr)
+{
+	unsigned long i;
+
+	spin_lock(&privmem_stat_lock);
+	for (i = 0; i < nr; i++)
+		list_add(&nth_page(page, i)->lru, &privmem_leaked);
+	nr_leaked += nr;
+	spin_unlock(&privmem_stat_lock);
+}
+
+/* Wipe contiguous pages, give them back to the host, and free them. */
+static void privmem_make_shared(struct page *page, unsigned long nr)
 {
 	long ret;
 
 	privmem_clear(page, nr);
 	ret = privmem_map_gpa_range(page, nr, false);
-	if (!ret)
-		return true;
-
+	if (!ret) {
+		privmem_free(page, nr);
+		return;
+	}
 	pr_warn_ratelimited("the host did not take back %lu pages: %ld\n", nr, ret);
-	spin_lock(&privmem_stat_lock);
-	nr_leaked += nr;
-	spin_unlock(&privmem_stat_lock);
-	return false;
+	privmem_leak(page, nr);
 }
 
-static void privmem_free(struct page *page, unsigned long nr)
+/* Try once more to give back what the host did not take.  Nothing is in it. */
+static void privmem_return_leaked(void)
 {
-	unsigned long i;
+	struct page *page, *next;
+	LIST_HEAD(pages);
 
-	for (i = 0; i < nr; i++)
-		__free_page(nth_page(page, i));
+	spin_lock(&privmem_stat_lock);
+	list_splice_init(&privmem_leaked, &pages);
+	spin_unlock(&privmem_stat_lock);
+
+	list_for_each_entry_safe(page, next, &pages, lru) {
+		if (privmem_map_gpa_range(page, 1, false))
+			continue;
+		list_del(&page->lru);
+		privmem_free(page, 1);
+		spin_lock(&privmem_stat_lock);
+		nr_leaked--;
+		spin_unlock(&privmem_stat_lock);
+	}
+
+	spin_lock(&privmem_stat_lock);
+	list_splice(&pages, &privmem_leaked);
+	spin_unlock(&privmem_stat_lock);
 }
 
 /*
- * Give all pages of the file back to the host, contiguous ones together, and
- * free those that it takes if @free.  Returns how many pages there were.
+ * Give all pages of the file back to the host, contiguous ones together.  There
+ * are no mappings of them.
  */
-static unsigned long privmem_share_all(struct privmem *privmem, bool free)
+static void privmem_share_all(struct privmem *privmem)
 {
 	struct page *page, *first = NULL;
 	unsigned long index, nr = 0, total = 0;
@@ -164,29 +218,41 @@ static unsigned long privmem_share_all(struct privmem *privmem, bool free)
 			nr++;
 			continue;
 		}
-		if (nr && privmem_make_shared(first, nr) && free)
-			privmem_free(first, nr);
+		if (nr)
+			privmem_make_shared(first, nr);
 		first = page;
 		nr = 1;
 	}
-	if (nr && privmem_make_shared(first, nr) && free)
-		privmem_free(first, nr);
-	return total;
+	if (nr)
+		privmem_make_shared(first, nr);
+
+	xa_destroy(&privmem->pages);
+	privmem_uncharge(privmem, total);
 }
 
 static struct page *privmem_alloc(unsigned long nr, unsigned int *order)
 {
 	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
-	struct page *page;
+	struct page *page = NULL;
+	unsigned long i;
 
 	for (*order = min_t(unsigned int, PRIVMEM_MAX_ORDER, ilog2(nr)); *order; --*order) {
 		page = alloc_pages(gfp | __GFP_NORETRY, *order);
 		if (page) {
 			split_page(page, *order);
-			return page;
+			break;
 		}
 	}
-	return alloc_page(gfp);
+	if (!page)
+		page = alloc_page(gfp);
+	if (!page)
+		return NULL;
+
+	page_offline_begin();
+	for (i = 0; i < BIT(*order); i++)
+		__SetPageOffline(nth_page(page, i));
+	page_offline_end();
+	return page;
 }
 
 /* Fill at most @nr pages of the file from @index on; return how many. */
@@ -196,7 +262,7 @@ static long privmem_add_run(struct privmem *privmem, unsigned long index,
 	unsigned int order;
 	struct page *page;
 	unsigned long i;
-	int ret;
+	long ret;
 
 	page = privmem_alloc(nr, &order);
 	if (!page)
@@ -213,11 +279,17 @@ static long privmem_add_run(struct privmem *privmem, unsigned long index,
 	if (ret)
 		goto erase;
 
-	/* Part of the range may have been converted before the host gave up. */
-	if (privmem_map_gpa_range(page, nr, true)) {
-		ret = -ENOMEM;
-		if (!privmem_make_shared(page, nr))
+	ret = privmem_map_gpa_range(page, nr, true);
+	if (ret) {
+		/*
+		 * Part of the range may have been converted before the host gave
+		 * up, but for a range that it can't convert.
+		 */
+		if (ret != -KVM_EINVAL) {
+			privmem_make_shared(page, nr);
 			page = NULL;
+		}
+		ret = -ENOMEM;
 		goto erase;
 	}
 
@@ -267,9 +339,11 @@ static vm_fault_t privmem_fault(struct vm_fault *vmf)
 	vm_fault_t ret = VM_FAULT_SIGBUS;
 	struct page *page;
 
-	mutex_lock(&privmem->lock);
+	/* Another thread may be having many pages converted. */
+	if (mutex_lock_killable(&privmem->lock))
+		return VM_FAULT_SIGBUS;
 	page = xa_load(&privmem->pages, vmf->pgoff);
-	if (page && !privmem->dead)
+	if (page)
 		ret = vmf_insert_pfn(vmf->vma, vmf->address, page_to_pfn(page));
 	mutex_unlock(&privmem->lock);
 	return ret;
@@ -287,8 +361,9 @@ static int privmem_mmap(struct file *file, struct vm_area_struct *vma)
 	if (!(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
 
-	mutex_lock(&privmem->lock);
-	if (privmem->dead)
+	if (mutex_lock_killable(&privmem->lock))
+		return -EINTR;
+	if (privmem_down)
 		ret = -ESHUTDOWN;
 	else
 		ret = privmem_populate(privmem, vma->vm_pgoff, vma_pages(vma));
@@ -301,9 +376,16 @@ static int privmem_mmap(struct file *file, struct vm_area_struct *vma)
 	return 0;
 }
 
+static void privmem_put(struct privmem *privmem)
+{
+	free_uid(privmem->user);
+	kfree(privmem);
+}
+
 static int privmem_open(struct inode *inode, struct file *file)
 {
 	struct privmem *privmem;
+	int ret = 0;
 
 	privmem = kzalloc(sizeof(*privmem), GFP_KERNEL_ACCOUNT);
 	if (!privmem)
@@ -316,26 +398,30 @@ static int privmem_open(struct inode *inode, struct file *file)
 	file->private_data = privmem;
 
 	mutex_lock(&privmem_mutex);
-	list_add(&privmem->list, &privmem_list);
+	if (privmem_down)
+		ret = -ESHUTDOWN;
+	else
+		list_add(&privmem->list, &privmem_list);
 	mutex_unlock(&privmem_mutex);
-	return 0;
+	if (ret)
+		privmem_put(privmem);
+	return ret;
 }
 
 static int privmem_release(struct inode *inode, struct file *file)
 {
 	struct privmem *privmem = file->private_data;
 
+	/* A reboot has to find the file until its pages are shared. */
+	mutex_lock(&privmem->lock);
+	privmem_share_all(privmem);
+	mutex_unlock(&privmem->lock);
+
 	mutex_lock(&privmem_mutex);
 	list_del(&privmem->list);
 	mutex_unlock(&privmem_mutex);
 
-	/* After privmem_reboot() it doesn't matter what becomes of the pages. */
-	if (!privmem->dead)
-		privmem_uncharge(privmem, privmem_share_all(privmem, true));
-
-	xa_destroy(&privmem->pages);
-	free_uid(privmem->user);
-	kfree(privmem);
+	privmem_put(privmem);
 	return 0;
 }
 
@@ -363,19 +449,56 @@ static int privmem_reboot(struct notifier_block *nb, unsigned long action, void 
 	struct privmem *privmem;
 
 	mutex_lock(&privmem_mutex);
+	privmem_down = true;
 	list_for_each_entry(privmem, &privmem_list, list) {
 		mutex_lock(&privmem->lock);
-		privmem->dead = true;
 		unmap_mapping_range(privmem->mapping, 0, 0, 1);
-		privmem_share_all(privmem, false);
+		privmem_share_all(privmem);
 		mutex_unlock(&privmem->lock);
 	}
 	mutex_unlock(&privmem_mutex);
+	privmem_return_leaked();
 	return NOTIFY_DONE;
 }
 
 static struct notifier_block privmem_reboot_nb = {
 	.notifier_call	= privmem_reboot,
+};
+
+/*
+ * All memory is shared when the guest starts anew to be resumed.  What is
+ * private could not stay so, and the kernel that resumes must not leave private
+ * pages behind to the one that is resumed.
+ */
+static int privmem_pm(struct notifier_block *nb, unsigned long action, void *data)
+{
+	int ret = 0;
+
+	switch (action) {
+	case PM_HIBERNATION_PREPARE:
+	case PM_RESTORE_PREPARE:
+		privmem_return_leaked();
+		spin_lock(&privmem_stat_lock);
+		if (nr_pages || nr_leaked)
+			ret = -EBUSY;
+		else
+			privmem_frozen = true;
+		spin_unlock(&privmem_stat_lock);
+		if (ret)
+			pr_info("no hibernation while pages are private\n");
+		break;
+	case PM_POST_HIBERNATION:
+	case PM_POST_RESTORE:
+		spin_lock(&privmem_stat_lock);
+		privmem_frozen = false;
+		spin_unlock(&privmem_stat_lock);
+		break;
+	}
+	return notifier_from_errno(ret);
+}
+
+static struct notifier_block privmem_pm_nb = {
+	.notifier_call	= privmem_pm,
 };
 
 /* kvm_para_has_feature() is not there for modules. */
@@ -402,16 +525,28 @@ static int __init privmem_init(void)
 	if (ret)
 		return ret;
 
+	ret = register_pm_notifier(&privmem_pm_nb);
+	if (ret)
+		goto reboot;
+
 	ret = misc_register(&privmem_device);
 	if (ret)
-		unregister_reboot_notifier(&privmem_reboot_nb);
+		goto pm;
+	return 0;
+
+pm:
+	unregister_pm_notifier(&privmem_pm_nb);
+reboot:
+	unregister_reboot_notifier(&privmem_reboot_nb);
 	return ret;
 }
 
 static void __exit privmem_exit(void)
 {
 	misc_deregister(&privmem_device);
+	unregister_pm_notifier(&privmem_pm_nb);
 	unregister_reboot_notifier(&privmem_reboot_nb);
+	privmem_return_leaked();
 }
 
 module_init(privmem_init);

@@ -2,10 +2,10 @@
 #ifndef _LINUX_GUEST_MEMORY_H
 #define _LINUX_GUEST_MEMORY_H
 
+#include <linux/fs.h>
 #include <linux/interval_tree.h>
 #include <linux/pagemap.h>
 
-struct file;
 struct guest_memory_notifier;
 
 /**
@@ -96,6 +96,13 @@ void guest_memory_end(struct address_space *mapping,
 void guest_memory_error(struct address_space *mapping, pgoff_t start, pgoff_t end);
 
 /* The user's side. */
+
+/* A guest reads and writes, so who hands it the file must be able to. */
+static inline bool guest_memory_file_usable(const struct file *file)
+{
+	return !(~file->f_mode & (FMODE_READ | FMODE_WRITE));
+}
+
 int guest_memory_register(struct file *file, pgoff_t start, pgoff_t nr_pages,
 			  struct guest_memory_notifier *notifier);
 void guest_memory_unregister(struct file *file,
@@ -109,7 +116,24 @@ bool guest_memory_page_allocated(struct file *file, pgoff_t index);
 bool guest_memory_range_allocated(struct file *file, pgoff_t start, pgoff_t end);
 struct folio *guest_memory_get_folio(struct file *file, pgoff_t index);
 struct folio *guest_memory_get_folio_nowait(struct file *file, pgoff_t index);
-void guest_memory_wait(struct file *file);
+
+/**
+ * guest_memory_folio_valid - was what has been read from a page its content?
+ * @file: file that the folio was found in
+ * @folio: folio that a reference is held on
+ *
+ * Context: Any.
+ * Return: false if the page is no longer in the file, and may have been zeroed.
+ */
+static inline bool guest_memory_folio_valid(const struct file *file,
+					    const struct folio *folio)
+{
+	/* Pairs with the store's write barrier between removing and zeroing. */
+	smp_rmb();
+	return READ_ONCE(folio->mapping) == file->f_mapping;
+}
+
+int guest_memory_wait(struct file *file, bool interruptible);
 #else
 static inline bool mapping_guest_memory(const struct address_space *mapping)
 {

@@ -27,6 +27,8 @@ struct kvm_sealed_memfd_access {
  * All of these are for memslots that have a sealed memfd, see
  * kvm_slot_has_sealed_memfd(), which is never true without CONFIG_KVM_SEALED_MEMFD.
  */
+bool kvm_sealed_memfd_is_changing(const struct kvm_memory_slot *slot, gfn_t start,
+				  gfn_t end);
 int kvm_sealed_memfd_read(const struct kvm_memory_slot *slot, gfn_t gfn,
 			  void *data, int offset, int len,
 			  enum kvm_gfn_range_filter filter);
@@ -52,5 +54,8 @@ int kvm_sealed_memfd_get(const struct kvm_sealed_memfd_access *access,
 			 void *data, int offset, int len);
 int kvm_sealed_memfd_put(const struct kvm_sealed_memfd_access *access,
 			 const void *data, int offset, int len);
+void kvm_sealed_memfd_report_error(const void *kaddr);
+
+int kvm_arch_load_mc(void *to, const void *from, int len);
 
 #endif /* _LINUX_KVM_SEALED_MEMFD_H */

@@ -28,17 +28,19 @@
  * half that is in force:
  *
  * - Reads take no lock and never wait.  A private page is read with a reference
- *   on it, i.e. what is read was there when it was looked up, and its memory
- *   isn't anything else's yet.  A shared page is read through its hva; if there
- *   is a private one after that, what was read does not count.  Only who asks for
- *   one half, and finds the other, waits to see whether that is going to change.
+ *   on it, so its memory isn't anything else's yet; if it is no longer in the file
+ *   after that, what was read does not count.  A shared page is read through its
+ *   hva; if there is a private one after that, what was read does not count
+ *   either.  Only who asks for one half, and finds the other, waits to see whether
+ *   that is going to change.
  *
  * - Writes hold mmu_lock for read, and wait for a change of the page to end.  As
  *   begin takes mmu_lock, a write is done before the page changes, or finds
  *   the new state.  Page faults are disabled meanwhile, so pages that turn out
  *   not to be there are faulted in between two tries.
  *
- * - gfn_to_pfn_caches follow either half; a change invalidates them in between.
+ * - gfn_to_pfn_caches follow either half; a change invalidates them at its begin,
+ *   and to refresh them means to wait for the end.
  *
  * - Whoever works on a page for longer than that gets a copy of it, of which the
  *   changes are written back, by kvm_vcpu_map_transient().  Mappings that stay,
@@ -105,7 +107,8 @@ static struct kvm_memory_slot *kvm_sealed_memfd_slot(struct kvm_sealed_memfd *se
 
 /*
  * Changes of a memfd come one at a time, except for memory errors: those take
- * pages away from where they are, but don't make them shared.
+ * pages away from where they are, but don't make them shared, nor are they mapped
+ * again.
  */
 static void kvm_sealed_memfd_set_change(struct kvm_sealed_memfd *sealed,
 					enum guest_memory_event event,
@@ -114,8 +117,8 @@ static void kvm_sealed_memfd_set_change(struct kvm_sealed_memfd *sealed,
 	lockdep_assert_held_write(&sealed->kvm->mmu_lock);
 
 	if (event != GUEST_MEMORY_ERROR) {
-		sealed->change_start = start;
-		sealed->change_end = end;
+		WRITE_ONCE(sealed->change_start, start);
+		WRITE_ONCE(sealed->change_end, end);
 	}
 }
 
@@ -141,12 +144,6 @@ static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 
 	slot = kvm_sealed_memfd_slot(sealed);
 	sealed->slot = slot;
-	if (slot) {
-		/* These know either half by the hva of the shared one. */
-		hva = __gfn_to_hva_memslot(slot, kvm_sealed_memfd_gfn(slot, start));
-		gfn_to_pfn_cache_invalidate_start(kvm, hva,
-						  hva + ((end - start) << PAGE_SHIFT));
-	}
 
 	KVM_MMU_LOCK(kvm);
 	kvm_sealed_memfd_set_change(sealed, event, start, end);
@@ -162,15 +159,22 @@ static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 		};
 
 		trace_kvm_sealed_memfd_begin(event, range.start, range.end);
+		/*
+		 * Until the end this would concern more and more pages, if one
+		 * conversion follows the other and some last.
+		 */
 		kvm_mmu_invalidate_begin(kvm);
 		if (kvm_mmu_unmap_gfn_range(kvm, &range))
 			kvm_flush_remote_tlbs(kvm);
+		kvm_mmu_invalidate_end(kvm);
 	}
 	KVM_MMU_UNLOCK(kvm);
 
-	/* Legacy SEV must write back what it cached before pages are freed. */
-	if (slot && event == GUEST_MEMORY_UNMAP)
-		kvm_arch_guest_memory_reclaimed(kvm);
+	if (slot) {
+		/* These know either half by the hva of the shared one. */
+		hva = __gfn_to_hva_memslot(slot, kvm_sealed_memfd_gfn(slot, start));
+		gfn_to_pfn_cache_invalidate(kvm, hva, hva + ((end - start) << PAGE_SHIFT));
+	}
 }
 
 /*
@@ -198,26 +202,30 @@ static void kvm_sealed_memfd_end(struct guest_memory_notifier *notifier,
 {
 	struct kvm_sealed_memfd *sealed = to_sealed_memfd(notifier);
 	struct kvm_memory_slot *slot = sealed->slot;
+	gfn_t start_gfn = 0, end_gfn = 0;
 	struct kvm *kvm = sealed->kvm;
 
 	if (slot && event != GUEST_MEMORY_ERROR)
 		kvm_sealed_memfd_mark_dirty(slot, event == GUEST_MEMORY_MAP, start, end);
 
+	if (slot) {
+		start_gfn = kvm_sealed_memfd_gfn(slot, start);
+		end_gfn = kvm_sealed_memfd_gfn(slot, end);
+	}
+
 	KVM_MMU_LOCK(kvm);
 	kvm_sealed_memfd_set_change(sealed, event, 0, 0);
-	if (slot) {
-		/* Until here vCPUs may have read page tables as they were. */
-		if (event != GUEST_MEMORY_ERROR)
-			kvm_arch_zap_converted_page_tables(kvm,
-							   kvm_sealed_memfd_gfn(slot, start),
-							   kvm_sealed_memfd_gfn(slot, end));
+	if (slot && event != GUEST_MEMORY_ERROR) {
+		/* Until here vCPUs may have found pages, and page tables, as they were. */
+		kvm_arch_zap_converted_page_tables(kvm, start_gfn, end_gfn);
+		kvm_mmu_invalidate_begin(kvm);
+		kvm_mmu_invalidate_range_add(kvm, start_gfn, end_gfn);
 		kvm_mmu_invalidate_end(kvm);
 	}
 	KVM_MMU_UNLOCK(kvm);
 
 	if (slot)
-		trace_kvm_sealed_memfd_end(event, kvm_sealed_memfd_gfn(slot, start),
-					   kvm_sealed_memfd_gfn(slot, end));
+		trace_kvm_sealed_memfd_end(event, start_gfn, end_gfn);
 
 	kvm_memslots_unfreeze(kvm);
 }
@@ -243,9 +251,9 @@ static bool kvm_sealed_memfd_range_allocated(const struct kvm_memory_slot *slot,
 					    kvm_sealed_memfd_index(slot, end));
 }
 
-static void kvm_sealed_memfd_wait(const struct kvm_memory_slot *slot)
+static int kvm_sealed_memfd_wait(const struct kvm_memory_slot *slot, bool interruptible)
 {
-	guest_memory_wait(slot->gmem.file);
+	return guest_memory_wait(slot->gmem.file, interruptible);
 }
 
 static int kvm_sealed_memfd_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot,
@@ -279,8 +287,8 @@ static u64 kvm_sealed_memfd_owner(struct kvm *kvm)
 
 /*
  * -EINVAL if the file is not guest-sealed, or the range does not fit into it, or
- * another memslot has part of it; -EBUSY if another VM uses the memfd or has
- * left pages in it; -ENOMEM.
+ * another memslot has part of it; -EBADF if it can't be both read and written;
+ * -EBUSY if another VM uses the memfd or has left pages in it; -ENOMEM.
  */
 static int kvm_sealed_memfd_commit(struct kvm *kvm, struct kvm_memory_slot *slot)
 {
@@ -320,8 +328,8 @@ static void kvm_sealed_memfd_unregister(struct kvm_memory_slot *slot)
 		return;
 
 	/* A cache that isn't used any more must not be revived as it is. */
-	gfn_to_pfn_cache_invalidate_start(sealed->kvm, hva,
-					  hva + (slot->npages << PAGE_SHIFT));
+	gfn_to_pfn_cache_invalidate(sealed->kvm, hva,
+				    hva + (slot->npages << PAGE_SHIFT));
 	guest_memory_unregister(slot->gmem.file, &sealed->notifier);
 	sealed->registered = false;
 }
@@ -388,7 +396,7 @@ int kvm_sealed_memfd_prepare_memory_region(struct kvm *kvm,
  *
  * Context: Process context, slots_lock held.
  * Return: true if @fd is the guest-sealed memfd that @slot is bound to, at
- *	@offset.
+ *	@offset, and could be bound.
  */
 bool kvm_sealed_memfd_is_bound(struct kvm_memory_slot *slot, unsigned int fd,
 			       loff_t offset)
@@ -403,7 +411,8 @@ bool kvm_sealed_memfd_is_bound(struct kvm_memory_slot *slot, unsigned int fd,
 	if (!file)
 		return false;
 
-	same = file_inode(file) == file_inode(slot->gmem.file) &&
+	same = guest_memory_file_usable(file) &&
+	       file_inode(file) == file_inode(slot->gmem.file) &&
 	       offset == (loff_t)slot->gmem.pgoff << PAGE_SHIFT;
 	fput(file);
 	return same;
@@ -430,19 +439,18 @@ int kvm_sealed_memfd_inherit(struct kvm *kvm, const struct kvm_memory_slot *old,
 
 /*
  * Memslots that were replaced are no longer registered, but as good as their
- * successors, which can't go away before kvm->srcu is released.
+ * successors, which can't go away before kvm->srcu is released.  Nor can those
+ * that are about to be deleted or moved, KVM_MEMSLOT_INVALID, which are told of
+ * changes up to then: an access counts as done before.  Some can't be put off
+ * until it is known what comes after, e.g. that of the VMCB on nested exit.
  */
 static bool kvm_sealed_memfd_accessible(const struct kvm_memory_slot *slot)
 {
 	bool registered = READ_ONCE(slot->gmem.sealed->registered);
-	u32 flags;
 
 	/* Pairs with smp_wmb() in kvm_hand_over_metadata(). */
 	smp_rmb();
-	flags = READ_ONCE(slot->flags);
-
-	return flags & KVM_MEMSLOT_REPLACED ||
-	       (registered && !(flags & KVM_MEMSLOT_INVALID));
+	return registered || READ_ONCE(slot->flags) & KVM_MEMSLOT_REPLACED;
 }
 
 static void __user *kvm_sealed_memfd_uaddr(const struct kvm_memory_slot *slot, gfn_t gfn)
@@ -459,18 +467,46 @@ static void *kvm_sealed_memfd_kmap(const struct kvm_memory_slot *slot, gfn_t gfn
 /*
  * CPUs, and thus guests, expect aligned words to be accessed in one go, e.g. the
  * entries of page tables.
+ *
+ * Like a guest KVM may come upon a memory error.  It's the access that fails then,
+ * not the host.  That is for reads: what is written isn't looked at by the CPU.
  */
-static void kvm_sealed_memfd_copy(void *to, const void *from, int len)
+static int kvm_sealed_memfd_copy_from_page(void *to, const void *from, int len)
 {
 	switch (len) {
 	case sizeof(u16):
-		WRITE_ONCE(*(u16 *)to, READ_ONCE(*(const u16 *)from));
+	case sizeof(u32):
+	case sizeof(u64):
+		return kvm_arch_load_mc(to, from, len);
+	default:
+		return copy_mc_to_kernel(to, from, len) ? -EFAULT : 0;
+	}
+}
+
+/**
+ * kvm_sealed_memfd_report_error - a page has turned out to be lost
+ * @kaddr: the kernel's mapping of it
+ *
+ * Has the page taken away from the guest, which happens later.
+ *
+ * Context: Any.
+ */
+void kvm_sealed_memfd_report_error(const void *kaddr)
+{
+	memory_failure_queue(page_to_pfn(kmap_to_page((void *)kaddr)), 0);
+}
+
+static void kvm_sealed_memfd_copy_to_page(void *to, const void *from, int len)
+{
+	switch (len) {
+	case sizeof(u16):
+		WRITE_ONCE(*(u16 *)to, *(const u16 *)from);
 		break;
 	case sizeof(u32):
-		WRITE_ONCE(*(u32 *)to, READ_ONCE(*(const u32 *)from));
+		WRITE_ONCE(*(u32 *)to, *(const u32 *)from);
 		break;
 	case sizeof(u64):
-		WRITE_ONCE(*(u64 *)to, READ_ONCE(*(const u64 *)from));
+		WRITE_ONCE(*(u64 *)to, *(const u64 *)from);
 		break;
 	default:
 		memcpy(to, from, len);
@@ -505,15 +541,17 @@ static int kvm_sealed_memfd_copy_to_user(void __user *to, const void *from, int 
 	}
 }
 
-/* Returns -ENOENT if the page is shared. */
+/* Returns -ENOENT if the page is shared, also if it has just become that. */
 static int kvm_sealed_memfd_read_private(const struct kvm_memory_slot *slot, gfn_t gfn,
 					 void *data, int offset, int len)
 {
+	struct file *file = slot->gmem.file;
 	struct folio *folio;
 	void *kaddr;
+	bool valid;
+	int r;
 
-	folio = guest_memory_get_folio_nowait(slot->gmem.file,
-					      kvm_sealed_memfd_index(slot, gfn));
+	folio = guest_memory_get_folio_nowait(file, kvm_sealed_memfd_index(slot, gfn));
 	if (folio == ERR_PTR(-EAGAIN)) {
 		memset(data, 0, len);
 		return 0;
@@ -522,10 +560,13 @@ static int kvm_sealed_memfd_read_private(const struct kvm_memory_slot *slot, gfn
 		return PTR_ERR(folio);
 
 	kaddr = kvm_sealed_memfd_kmap(slot, gfn, folio);
-	kvm_sealed_memfd_copy(data, kaddr + offset, len);
+	r = kvm_sealed_memfd_copy_from_page(data, kaddr + offset, len);
+	if (r)
+		kvm_sealed_memfd_report_error(kaddr);
 	kunmap_local(kaddr);
+	valid = guest_memory_folio_valid(file, folio);
 	folio_put(folio);
-	return 0;
+	return valid ? r : -ENOENT;
 }
 
 /* Returns -EAGAIN if the page has just become private. */
@@ -545,20 +586,31 @@ static int kvm_sealed_memfd_read_shared(const struct kvm_memory_slot *slot, gfn_
 	return kvm_slot_page_is_private(slot, gfn) ? -EAGAIN : r;
 }
 
-/* With mmu_lock held, which from now on keeps the page in its state. */
-static bool kvm_sealed_memfd_is_changing(const struct kvm_memory_slot *slot, gfn_t gfn)
+/**
+ * kvm_sealed_memfd_is_changing - is any page of a range being converted?
+ * @slot: memslot with a sealed memfd
+ * @start: first gfn
+ * @end: gfn after the last one, in the same memslot
+ *
+ * Unlike what mmu_invalidate_retry_gfn() tells, and what is to be asked besides,
+ * this is exact, and what can be waited for.
+ *
+ * Context: Any, kvm->srcu held.  With mmu_lock held, too, from now on pages keep
+ *	their state if it's false; otherwise the answer may be outdated.
+ * Return: true between begin and end of a conversion.
+ */
+bool kvm_sealed_memfd_is_changing(const struct kvm_memory_slot *slot, gfn_t start,
+				  gfn_t end)
 {
-	pgoff_t index = kvm_sealed_memfd_index(slot, gfn);
 	struct kvm_sealed_memfd *sealed = slot->gmem.sealed;
 	struct kvm *kvm = sealed->kvm;
 
-	lockdep_assert_held(&kvm->mmu_lock);
-
 	/* It is the successor that gets to know of changes. */
 	if (slot->flags & KVM_MEMSLOT_REPLACED)
-		sealed = __gfn_to_memslot(__kvm_memslots(kvm, slot->as_id), gfn)->gmem.sealed;
+		sealed = __gfn_to_memslot(__kvm_memslots(kvm, slot->as_id), start)->gmem.sealed;
 
-	return index >= sealed->change_start && index < sealed->change_end;
+	return kvm_sealed_memfd_index(slot, start) < READ_ONCE(sealed->change_end) &&
+	       kvm_sealed_memfd_index(slot, end) > READ_ONCE(sealed->change_start);
 }
 
 static enum kvm_gfn_range_filter kvm_sealed_memfd_half(bool private)
@@ -566,7 +618,7 @@ static enum kvm_gfn_range_filter kvm_sealed_memfd_half(bool private)
 	return private ? KVM_FILTER_PRIVATE : KVM_FILTER_SHARED;
 }
 
-/* Which half is in force when no change of the page is under way? */
+/* Which half is in force when no change of the page is under way?  0 if killed. */
 static enum kvm_gfn_range_filter
 kvm_sealed_memfd_settled_half(const struct kvm_memory_slot *slot, gfn_t gfn)
 {
@@ -575,13 +627,14 @@ kvm_sealed_memfd_settled_half(const struct kvm_memory_slot *slot, gfn_t gfn)
 
 	for (;;) {
 		read_lock(&kvm->mmu_lock);
-		changing = kvm_sealed_memfd_is_changing(slot, gfn);
+		changing = kvm_sealed_memfd_is_changing(slot, gfn, gfn + 1);
 		private = kvm_slot_page_is_private(slot, gfn);
 		read_unlock(&kvm->mmu_lock);
 
 		if (!changing)
 			return kvm_sealed_memfd_half(private);
-		kvm_sealed_memfd_wait(slot);
+		if (kvm_sealed_memfd_wait(slot, false))
+			return 0;
 	}
 }
 
@@ -659,7 +712,7 @@ static int kvm_sealed_memfd_init_access(struct kvm_sealed_memfd_access *access,
 	if (!kvm_sealed_memfd_accessible(slot))
 		return -EFAULT;
 
-	if (kvm_sealed_memfd_is_changing(slot, gfn))
+	if (kvm_sealed_memfd_is_changing(slot, gfn, gfn + 1))
 		return -EBUSY;
 
 	if (!(filter & kvm_sealed_memfd_half(kvm_slot_page_is_private(slot, gfn))))
@@ -723,7 +776,8 @@ int kvm_sealed_memfd_begin_access(struct kvm_sealed_memfd_access *access,
 
 		switch (r) {
 		case -EBUSY:
-			kvm_sealed_memfd_wait(slot);
+			if (kvm_sealed_memfd_wait(slot, false))
+				return -EFAULT;
 			break;
 		case -EAGAIN:
 			/* This zeroes it, or next time will tell. */
@@ -817,16 +871,20 @@ bool kvm_sealed_memfd_fault_in(struct kvm_sealed_memfd_access *access,
  * @len: number of bytes, not beyond the end of the page
  *
  * Context: Any.
- * Return: 0, or -EFAULT; never the latter if @access->kaddr is set.
+ * Return: 0, or -EFAULT.
  */
 int kvm_sealed_memfd_get(const struct kvm_sealed_memfd_access *access,
 			 void *data, int offset, int len)
 {
+	int r;
+
 	if (!access->kaddr)
 		return kvm_sealed_memfd_copy_from_user(data, access->uaddr + offset, len);
 
-	kvm_sealed_memfd_copy(data, access->kaddr + offset, len);
-	return 0;
+	r = kvm_sealed_memfd_copy_from_page(data, access->kaddr + offset, len);
+	if (r)
+		kvm_sealed_memfd_report_error(access->kaddr);
+	return r;
 }
 
 /**
@@ -845,7 +903,7 @@ int kvm_sealed_memfd_put(const struct kvm_sealed_memfd_access *access,
 	if (!access->kaddr)
 		return kvm_sealed_memfd_copy_to_user(access->uaddr + offset, data, len);
 
-	kvm_sealed_memfd_copy(access->kaddr + offset, data, len);
+	kvm_sealed_memfd_copy_to_page(access->kaddr + offset, data, len);
 	return 0;
 }
 
@@ -902,7 +960,7 @@ int kvm_sealed_memfd_map_copy(struct kvm_memory_slot *slot, gfn_t gfn,
 
 	if (slot->flags & KVM_MEM_READONLY ||
 	    kvm_sealed_memfd_read(slot, gfn, copy, 0, PAGE_SIZE, KVM_EITHER_HALF)) {
-		kfree(copy);
+		kfree_sensitive(copy);
 		return -EINVAL;
 	}
 	memcpy(copy + PAGE_SIZE, copy, PAGE_SIZE);
@@ -961,7 +1019,7 @@ void kvm_sealed_memfd_unmap_copy(struct kvm *kvm, struct kvm_host_map *map,
 			mark_page_dirty_in_slot(kvm, map->slot, map->gfn);
 	}
 
-	kfree(map->hva);
+	kfree_sensitive(map->hva);
 	map->hva = NULL;
 	map->slot = NULL;
 }

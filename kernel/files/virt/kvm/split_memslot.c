@@ -172,11 +172,13 @@ static int kvm_replace_memslots(struct kvm *kvm,
 
 	for (i = 0; i < nr_new; i++) {
 		r = kvm_prepare_new_memslot(kvm, new[i]);
-		if (r) {
-			mutex_unlock(&kvm->slots_arch_lock);
-			return r;
-		}
+		if (r)
+			goto out_unlock;
 	}
+
+	r = kvm_arch_prepare_hand_over(kvm, old, nr_old, new, nr_new);
+	if (r)
+		goto out_unlock;
 
 	kvm_replace_inactive(kvm, old, nr_old, new, nr_new);
 
@@ -214,6 +216,10 @@ static int kvm_replace_memslots(struct kvm *kvm,
 		atomic_add(nr_new - nr_old, &kvm->nr_memslots_dirty_logging);
 
 	return 0;
+
+out_unlock:
+	mutex_unlock(&kvm->slots_arch_lock);
+	return r;
 }
 
 static struct kvm_memory_slot *kvm_alloc_new_memslot(const struct kvm_memory_slot *old,

@@ -13,6 +13,8 @@
 #define TYPE_PRIVATE_MEMORY "private-memory"
 OBJECT_DECLARE_SIMPLE_TYPE(PrivateMemory, PRIVATE_MEMORY)
 
+typedef struct PrivateConversion PrivateConversion;
+
 /**
  * private_memory_create: Give the machine's RAM a private half
  * @machine: machine with private-memory-backend set, its RAM not mapped yet
@@ -35,21 +37,62 @@ int private_memory_fd(const MemoryRegion *mr);
 /**
  * private_memory_convert: Make guest memory private or shared
  * @pm: the private half of the machine's RAM
- * @gpa: guest physical address, page aligned
- * @size: size of the range in bytes, page aligned
+ * @offset: where in RAM, page aligned
+ * @size: size of the range in bytes, page aligned, not 0
  * @to_private: what to convert to
  * @implicit: whether the guest just accessed it, rather than asked for that
  *
  * Pages that change are zero afterwards.  Pages that are of the wanted kind
- * already keep their content.  On failure no page has changed to private.
+ * already keep their content.  On failure no page has changed to private, but
+ * pages that were to change to private may be zero.
  *
  * May be called without the BQL, by any number of threads.
  *
- * Return: 1 on success, 0 if there was nothing to do, or a negative errno:
- *     -EINVAL if the range is not RAM that can be private.
+ * Return: 1 on success, 0 if there was nothing to do, or a negative errno.
  */
-int private_memory_convert(PrivateMemory *pm, hwaddr gpa, uint64_t size,
+int private_memory_convert(PrivateMemory *pm, uint64_t offset, uint64_t size,
                            bool to_private, bool implicit);
+
+/**
+ * private_memory_convert_begin: Prepare for a conversion in small steps
+ *
+ * For callers of private_memory_convert() that can't wait for it.
+ *
+ * Return: what private_memory_convert_step() and private_memory_convert_end()
+ *     take.
+ */
+PrivateConversion *private_memory_convert_begin(PrivateMemory *pm,
+                                                uint64_t offset, uint64_t size,
+                                                bool to_private, bool implicit);
+
+/**
+ * private_memory_convert_step: Convert at most 2 MiB, or take that much back
+ * @c: a conversion that is not complete
+ *
+ * Return: -EINPROGRESS if it is not complete yet, else what
+ *     private_memory_convert() returns.
+ */
+int private_memory_convert_step(PrivateConversion *c);
+
+/**
+ * private_memory_convert_end: Forget about a conversion
+ * @c: a conversion; if it is not complete, what was converted stays so
+ */
+void private_memory_convert_end(PrivateConversion *c);
+
+/**
+ * private_memory_refuse: Count a request that makes no sense as a failure
+ * @pm: the private half of the machine's RAM
+ */
+void private_memory_refuse(PrivateMemory *pm);
+
+/**
+ * private_memory_usable: Can the guest run?
+ * @pm: the private half of the machine's RAM
+ *
+ * Return: false if the last reset has failed.
+ */
+bool private_memory_usable(PrivateMemory *pm);
 
 /**
  * private_memory_load: Make guest memory private with the content it has
@@ -67,6 +110,24 @@ int private_memory_convert(PrivateMemory *pm, hwaddr gpa, uint64_t size,
  */
 bool private_memory_load(PrivateMemory *pm, hwaddr gpa, uint64_t size,
                          Error **errp);
+
+/**
+ * private_memory_contains: Is a page private?
+ * @mr: RAM
+ * @offset: where in its RAM block
+ */
+bool private_memory_contains(const MemoryRegion *mr, uint64_t offset);
+
+/**
+ * private_memory_skip: Leave out what is private
+ * @mr: RAM
+ * @offset: where in its RAM block; moved to the next page that is not private
+ * @size: how much there is from @offset on
+ *
+ * Return: how much of it, at the new @offset, is not private; 0 at the end.
+ */
+uint64_t private_memory_skip(const MemoryRegion *mr, uint64_t *offset,
+                             uint64_t size);
 
 /**
  * private_memory_conversions: How many conversions there have been so far

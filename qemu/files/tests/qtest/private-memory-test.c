@@ -6,8 +6,10 @@
 
 #include "qemu/osdep.h"
 #include "libqtest.h"
+#include "qobject/qbool.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
+#include "qobject/qnum.h"
 
 /* Only a host kernel with F_SEAL_GUEST can do more than refuse. */
 static bool add_backend(QTestState *qts)
@@ -70,6 +72,53 @@ static void test_query_memdev(void)
     qtest_quit(qts);
 }
 
+static void assert_fixed(QTestState *qts, const char *name, QObject *value)
+{
+    QDict *rsp = qtest_qmp(qts, "{ 'execute': 'qom-set', 'arguments': {"
+                           " 'path': '/objects/mem', 'property': %s,"
+                           " 'value': %p } }", name, value);
+
+    qmp_expect_error_and_unref(rsp, "GenericError");
+}
+
+/* What is not in use can be deleted, but not changed. */
+static void test_unused(void)
+{
+    static const char *const names[] = {
+        "merge", "dump", "prealloc", "share", "hugetlb", "seal",
+        "guest-private",
+    };
+    QTestState *qts = qtest_init("-machine none");
+
+    if (add_backend(qts)) {
+        for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+            assert_fixed(qts, names[i], QOBJECT(qbool_from_bool(true)));
+            assert_fixed(qts, names[i], QOBJECT(qbool_from_bool(false)));
+        }
+        assert_fixed(qts, "size", QOBJECT(qnum_from_int(2 * 1024 * 1024)));
+        qtest_qmp_assert_success(qts, "{ 'execute': 'object-del',"
+                                 " 'arguments': { 'id': 'mem' } }");
+    }
+    qtest_quit(qts);
+}
+
+/* Both spellings, in each syntax that users type. */
+static void test_spelling(void)
+{
+    static const char *const options[] = {
+        "memory-backend-memfd,id=mem,size=1M,share=off,guest_private=on",
+        "memory-backend-memfd,id=mem,size=1M,share=off,guest-private=on",
+    };
+    QTestState *qts = qtest_init("-machine none");
+
+    for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
+        g_autofree char *reply = qtest_hmp(qts, "object_add %s", options[i]);
+
+        g_assert_nonnull(strstr(reply, "guest-private=on and share=off"));
+    }
+    qtest_quit(qts);
+}
+
 static void test_query_private_memory(void)
 {
     QTestState *qts = qtest_init("-machine none");
@@ -85,6 +134,8 @@ int main(int argc, char **argv)
 
     qtest_add_func("/private-memory/backend/incompatible", test_incompatible);
     qtest_add_func("/private-memory/query-memdev", test_query_memdev);
+    qtest_add_func("/private-memory/backend/unused", test_unused);
+    qtest_add_func("/private-memory/backend/spelling", test_spelling);
     qtest_add_func("/private-memory/query", test_query_private_memory);
 
     return g_test_run();

@@ -7,36 +7,118 @@
 #include <linux/sched.h>
 #include <linux/uaccess.h>
 
+#include <asm/asm.h>
+#include <asm/extable_fixup_types.h>
+
 #include "sealed_memfd.h"
 #include "trace.h"
 #include "x86.h"
+
+/*
+ * 0, or -EFAULT if there's a machine check, which the host survives as it would in
+ * copy_mc_to_kernel().
+ */
+#define load_mc(to, from)						\
+({									\
+	typeof(to) __to = (to);						\
+	typeof(*__to) __val;						\
+	int __ret = -EFAULT;						\
+									\
+	asm volatile("1: mov %[src], %[dst]\n"				\
+		     "   xor %k[ret], %k[ret]\n"			\
+		     "2:\n"						\
+		     _ASM_EXTABLE_TYPE(1b, 2b, EX_TYPE_DEFAULT_MCE_SAFE) \
+		     : [ret] "+&r" (__ret), [dst] "=&r" (__val)		\
+		     : [src] "m" (*(from))				\
+		     : "cc");						\
+	if (!__ret)							\
+		*__to = __val;						\
+	__ret;								\
+})
+
+/* The same, or 1 if something else than *old was found. */
+#define cmpxchg_mc(ptr, old, new)					\
+({									\
+	int __ret = -EFAULT;						\
+									\
+	asm volatile("1: " LOCK_PREFIX "cmpxchg %[to], %[mem]\n"	\
+		     "   setne %b[ret]\n"				\
+		     "   movzbl %b[ret], %k[ret]\n"			\
+		     "2:\n"						\
+		     _ASM_EXTABLE_TYPE(1b, 2b, EX_TYPE_DEFAULT_MCE_SAFE) \
+		     : [ret] "+&q" (__ret), [mem] "+m" (*(ptr)), "+&a" (*(old)) \
+		     : [to] "q" (new)					\
+		     : "memory", "cc");					\
+	__ret;								\
+})
+
+/**
+ * kvm_arch_load_mc - load an aligned word, unless there's a memory error
+ * @to: where to put it
+ * @from: where it is, in the kernel's mapping of guest memory
+ * @len: number of bytes: 2, 4 or 8
+ *
+ * What copy_mc_to_kernel() doesn't do is to load words in one go.
+ *
+ * Context: Any.
+ * Return: 0, or -EFAULT if the memory was found to be lost.
+ */
+int kvm_arch_load_mc(void *to, const void *from, int len)
+{
+	switch (len) {
+	case 2:
+		return load_mc((u16 *)to, (const u16 *)from);
+	case 4:
+		return load_mc((u32 *)to, (const u32 *)from);
+	case 8:
+		return load_mc((u64 *)to, (const u64 *)from);
+	}
+
+	WARN_ON_ONCE(1);
+	return -EFAULT;
+}
+
+static int cmpxchg_private(void *kaddr, int len, void *old, const void *new)
+{
+	switch (len) {
+	case 1:
+		return cmpxchg_mc((u8 *)kaddr, (u8 *)old, *(const u8 *)new);
+	case 2:
+		return cmpxchg_mc((u16 *)kaddr, (u16 *)old, *(const u16 *)new);
+	case 4:
+		return cmpxchg_mc((u32 *)kaddr, (u32 *)old, *(const u32 *)new);
+	case 8:
+		return cmpxchg_mc((u64 *)kaddr, (u64 *)old, *(const u64 *)new);
+	}
+
+	WARN_ON_ONCE(1);
+	return -EFAULT;
+}
 
 static int cmpxchg_access(const struct kvm_sealed_memfd_access *access, int offset,
 			  int len, void *old, const void *new)
 {
 	void __user *uaddr = access->uaddr + offset;
-	void *kaddr = access->kaddr + offset;
-	bool private = access->kaddr;
+	int r;
+
+	if (access->kaddr) {
+		r = cmpxchg_private(access->kaddr + offset, len, old, new);
+		if (r < 0)
+			kvm_sealed_memfd_report_error(access->kaddr);
+		return r;
+	}
 
 	switch (len) {
 	case 1:
-		if (private)
-			return !try_cmpxchg((u8 *)kaddr, (u8 *)old, *(u8 *)new);
 		return __try_cmpxchg_user((u8 __user *)uaddr, (u8 *)old, *(u8 *)new,
 					  fault_u8);
 	case 2:
-		if (private)
-			return !try_cmpxchg((u16 *)kaddr, (u16 *)old, *(u16 *)new);
 		return __try_cmpxchg_user((u16 __user *)uaddr, (u16 *)old, *(u16 *)new,
 					  fault_u16);
 	case 4:
-		if (private)
-			return !try_cmpxchg((u32 *)kaddr, (u32 *)old, *(u32 *)new);
 		return __try_cmpxchg_user((u32 __user *)uaddr, (u32 *)old, *(u32 *)new,
 					  fault_u32);
 	case 8:
-		if (private)
-			return !try_cmpxchg((u64 *)kaddr, (u64 *)old, *(u64 *)new);
 		return __try_cmpxchg_user((u64 __user *)uaddr, (u64 *)old, *(u64 *)new,
 					  fault_u64);
 	}
@@ -93,6 +175,19 @@ static int steal_time_clear_preempted(struct kvm_sealed_memfd_access *access,
 	return r;
 }
 
+/*
+ * Does the page say that the vCPU was preempted, where KVM has said so?  If it
+ * does not, or can't be read, it was converted, and with it may have gone what
+ * another vCPU asked for by KVM_VCPU_FLUSH_TLB.  The shared half may be found as
+ * it was, and also say what it said long ago: so it matters which half it is.
+ */
+static bool steal_time_is_preserved(struct kvm_vcpu *vcpu, bool private, u8 preempted)
+{
+	return !vcpu->arch.st.preempted ||
+	       (private == vcpu->arch.st.preempted_in_private &&
+		(preempted & KVM_VCPU_PREEMPTED));
+}
+
 static int steal_time_update(struct kvm_vcpu *vcpu,
 			     struct kvm_sealed_memfd_access *access, int base)
 {
@@ -142,6 +237,7 @@ void kvm_sealed_memfd_record_steal_time(struct kvm_vcpu *vcpu,
 {
 	struct kvm_sealed_memfd_access access;
 	int r, base = offset_in_page(gpa);
+	bool private = false, flush;
 	u8 preempted = 0;
 
 	do {
@@ -149,6 +245,7 @@ void kvm_sealed_memfd_record_steal_time(struct kvm_vcpu *vcpu,
 						  KVM_EITHER_HALF);
 		if (r)
 			break;
+		private = access.kaddr;
 		r = steal_time_clear_preempted(&access, base, &preempted) ?:
 		    steal_time_update(vcpu, &access, base);
 		kvm_sealed_memfd_end_access(&access);
@@ -156,8 +253,10 @@ void kvm_sealed_memfd_record_steal_time(struct kvm_vcpu *vcpu,
 						sizeof(struct kvm_steal_time)));
 
 	if (guest_pv_has(vcpu, KVM_FEATURE_PV_TLB_FLUSH)) {
-		trace_kvm_pv_tlb_flush(vcpu->vcpu_id, preempted & KVM_VCPU_FLUSH_TLB);
-		if (preempted & KVM_VCPU_FLUSH_TLB)
+		flush = preempted & KVM_VCPU_FLUSH_TLB ||
+			!steal_time_is_preserved(vcpu, private, preempted);
+		trace_kvm_pv_tlb_flush(vcpu->vcpu_id, flush);
+		if (flush)
 			kvm_make_request(KVM_REQ_TLB_FLUSH_GUEST, vcpu);
 	}
 
@@ -187,8 +286,10 @@ void kvm_sealed_memfd_set_preempted(struct kvm_vcpu *vcpu,
 	if (kvm_sealed_memfd_try_begin_access(&access, slot, gpa_to_gfn(gpa)))
 		return;
 
-	if (!kvm_sealed_memfd_put(&access, &preempted, offset, sizeof(preempted)))
+	if (!kvm_sealed_memfd_put(&access, &preempted, offset, sizeof(preempted))) {
 		vcpu->arch.st.preempted = KVM_VCPU_PREEMPTED;
+		vcpu->arch.st.preempted_in_private = access.kaddr;
+	}
 	kvm_sealed_memfd_end_access(&access);
 
 	mark_page_dirty_in_slot(vcpu->kvm, slot, gpa_to_gfn(gpa));

@@ -8,6 +8,7 @@
  * What a guest sees of the pages is up to the KVM selftests.
  */
 #define _GNU_SOURCE
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/aio_abi.h>
@@ -20,6 +21,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +53,9 @@
 #endif
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL		0x0008U
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE		25
 #endif
 #ifndef __NR_cachestat
 #define __NR_cachestat		451
@@ -1008,7 +1013,7 @@ TEST_F(sealed, udmabuf)
 
 	if (fd < 0)
 		SKIP(return, "no /dev/udmabuf");
-	EXPECT_REFUSED(EINVAL, ioctl(fd, UDMABUF_CREATE, &create));
+	EXPECT_REFUSED(EPERM, ioctl(fd, UDMABUF_CREATE, &create));
 	close(fd);
 }
 
@@ -1289,6 +1294,107 @@ TEST_F(alloc, seek)
 	EXPECT_REFUSED(ENXIO, lseek(self->fd, -1, SEEK_DATA));
 }
 
+/* Against a bitmap, in a tree of some height that comes and goes */
+#define SEEK_PAGES	8192
+
+static off_t expected_seek(const bool *allocated, off_t page, bool data)
+{
+	while (page < SEEK_PAGES && allocated[page] != data)
+		page++;
+	return page * page_size;
+}
+
+TEST_F(alloc, seek_anywhere)
+{
+	static bool allocated[SEEK_PAGES];
+	const off_t size = SEEK_PAGES * page_size;
+	int i, j, fd = new_sealed_memfd(size);
+
+	ASSERT_LE(0, fd);
+	for (i = 0; i < 400; i++) {
+		off_t start = rand() % SEEK_PAGES, max = i % 3 ? 70 : SEEK_PAGES;
+		off_t nr = 1 + rand() % max;
+		bool data = rand() & 1;
+
+		if (nr > SEEK_PAGES - start)
+			nr = SEEK_PAGES - start;
+		ASSERT_EQ(0, fallocate(fd, data ? 0 : PUNCH, start * page_size,
+				       nr * page_size));
+		memset(allocated + start, data, nr);
+
+		for (j = 0; j < 20; j++) {
+			off_t from = j ? rand() % SEEK_PAGES : 0, found;
+			off_t expected = expected_seek(allocated, from, false);
+
+			ASSERT_EQ(expected, lseek(fd, from * page_size, SEEK_HOLE));
+			expected = expected_seek(allocated, from, true);
+			found = lseek(fd, from * page_size, SEEK_DATA);
+			ASSERT_EQ(expected == size ? -1 : expected, found);
+		}
+	}
+	close(fd);
+}
+
+/* As large as files get, and almost empty: this must not take ages. */
+TEST_F(alloc, sparse)
+{
+	const off_t size = 0x7fffffffffffffffL & ~(page_size - 1);
+	int i, status, fd = new_sealed_memfd(size);
+	pid_t pid;
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, fallocate(fd, 0, 0, page_size));
+	ASSERT_EQ(0, fallocate(fd, 0, size / 2 & ~(page_size - 1), page_size));
+	ASSERT_EQ(0, fallocate(fd, 0, size - page_size, page_size));
+	EXPECT_EQ(page_size, lseek(fd, 0, SEEK_HOLE));
+	EXPECT_EQ(3, nr_allocated(fd));
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(fallocate(fd, PUNCH, 0, size) || fallocate(fd, PUNCH, 0, size));
+	for (i = 0; i < 2000; i++) {
+		if (waitpid(pid, &status, WNOHANG) == pid)
+			break;
+		usleep(10000);
+	}
+	EXPECT_GT(2000, i);
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, nr_allocated(fd));
+	EXPECT_REFUSED(ENXIO, lseek(fd, 0, SEEK_DATA));
+	close(fd);
+}
+
+static long private_kb(int fd)
+{
+	char path[64], line[128];
+	long kb = -1;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	file = fopen(path, "r");
+	if (!file)
+		return -1;
+	while (fgets(line, sizeof(line), file))
+		sscanf(line, "guest_private: %ld kB", &kb);
+	fclose(file);
+	return kb;
+}
+
+TEST_F(alloc, fdinfo)
+{
+	int fd = new_memfd(MFD_ALLOW_SEALING, page_size);
+
+	EXPECT_EQ(-1, private_kb(fd));
+	close(fd);
+
+	EXPECT_EQ(0, private_kb(self->fd));
+	ASSERT_EQ(0, fallocate(self->fd, 0, 0, 3 * page_size));
+	EXPECT_EQ(3 * page_size / 1024, private_kb(self->fd));
+	ASSERT_EQ(0, fallocate(self->fd, PUNCH, 0, 2 * page_size));
+	EXPECT_EQ(page_size / 1024, private_kb(self->fd));
+}
+
 TEST_F(alloc, frees_memory)
 {
 	size_t size = MB(16);
@@ -1344,35 +1450,80 @@ TEST_F(alloc, interrupted)
 	ASSERT_EQ(0, sigaction(SIGALRM, &action, NULL));
 	ASSERT_EQ(0, setitimer(ITIMER_REAL, &timer, NULL));
 	interrupts = interrupted_fallocate(_metadata, fd, 0, size);
+	EXPECT_LT(0, interrupts);
 	EXPECT_EQ(size / page_size, nr_allocated(fd));
-	interrupts += interrupted_fallocate(_metadata, fd, PUNCH, size);
+	interrupts = interrupted_fallocate(_metadata, fd, PUNCH, size);
+	EXPECT_LT(0, interrupts);
 	EXPECT_EQ(0, nr_allocated(fd));
 	ASSERT_EQ(0, setitimer(ITIMER_REAL, &off, NULL));
-	TH_LOG("%d interrupts", interrupts);
+	close(fd);
+}
+
+#define KILL_SIZE	MB(128)
+
+static int allocate_all(int fd)
+{
+	return fallocate(fd, 0, 0, KILL_SIZE);
+}
+
+static int write_zeros(int fd)
+{
+	/* Of the zero page */
+	char *buf = mmap(NULL, KILL_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return buf == MAP_FAILED || pwrite(fd, buf, KILL_SIZE, 0) != (ssize_t)KILL_SIZE;
+}
+
+/* A child is killed after it has got so far.  Gives the number of pages it did. */
+static size_t kill_half_way(struct __test_metadata *_metadata, int fd,
+			    int (*convert)(int fd), size_t nr_pages)
+{
+	size_t done;
+	int status;
+	pid_t pid;
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(convert(fd));
+	while (nr_allocated(fd) < nr_pages && !waitpid(pid, &status, WNOHANG))
+		;
+	kill(pid, SIGKILL);
+	waitpid(pid, &status, 0);
+
+	/* Every page is either this or that. */
+	done = nr_allocated(fd);
+	EXPECT_EQ(done * page_size, lseek(fd, 0, SEEK_HOLE));
+	EXPECT_EQ(0, fallocate(fd, PUNCH, 0, KILL_SIZE));
+	EXPECT_EQ(0, nr_allocated(fd));
+	return done;
+}
+
+static void kill_test(struct __test_metadata *_metadata, int (*convert)(int fd))
+{
+	int i, fd = new_sealed_memfd(KILL_SIZE), nr_stopped = 0, nr_in_chunk = 0;
+	size_t done;
+
+	ASSERT_LE(0, fd);
+	for (i = 0; i < 100 && !(nr_stopped && nr_in_chunk); i++) {
+		done = kill_half_way(_metadata, fd, convert, 1 + rand() % 2048);
+		nr_stopped += done < KILL_SIZE / page_size;
+		nr_in_chunk += done % 512 != 0;
+	}
+	/* It need not wait for the end, nor for that of the current 2 MB. */
+	EXPECT_LT(0, nr_stopped);
+	EXPECT_LT(0, nr_in_chunk);
 	close(fd);
 }
 
 TEST_F(alloc, killed)
 {
-	size_t size = MB(512);
-	int status, fd = new_sealed_memfd(size);
-	pid_t pid;
+	kill_test(_metadata, allocate_all);
+}
 
-	ASSERT_LE(0, fd);
-	pid = fork();
-	ASSERT_LE(0, pid);
-	if (!pid)
-		_exit(fallocate(fd, 0, 0, size) ? 1 : 0);
-	while (!nr_allocated(fd) && !waitpid(pid, &status, WNOHANG))
-		sched_yield();
-	kill(pid, SIGKILL);
-	waitpid(pid, &status, 0);
-
-	/* Whatever came of it, every page is either this or that. */
-	EXPECT_EQ(nr_allocated(fd) * page_size, lseek(fd, 0, SEEK_HOLE) % size ?: size);
-	EXPECT_EQ(0, fallocate(fd, PUNCH, 0, size));
-	EXPECT_EQ(0, nr_allocated(fd));
-	close(fd);
+TEST_F(alloc, killed_while_writing)
+{
+	kill_test(_metadata, write_zeros);
 }
 
 /*
@@ -1692,6 +1843,138 @@ TEST_F(pages, not_dropped)
 	close(fd);
 }
 
+/*
+ * What is in memory, whosoever it is: find the pages of RAM of which the first
+ * word is one of the patterns, which are consecutive.
+ */
+#define PATTERN		0x5ec2e7c0ffee0000UL
+#define NR_PATTERNS	4
+#define MAX_FOUND	8192
+
+struct found {
+	size_t counts[NR_PATTERNS];
+	/* Where they are in /proc/kcore */
+	off_t offsets[MAX_FOUND];
+	size_t nr;
+};
+
+static void search_segment(struct found *found, int fd, off_t offset, off_t end, char *buf,
+			   size_t len)
+{
+	ssize_t ret, p;
+	uint64_t word;
+
+	for (; offset < end; offset += ret) {
+		ret = pread(fd, buf, len, offset);
+		if (ret <= 0 || ret % page_size)
+			return;
+		for (p = 0; p < ret; p += page_size) {
+			word = *(uint64_t *)(buf + p) - PATTERN;
+			if (word >= NR_PATTERNS)
+				continue;
+			found->counts[word]++;
+			if (found->nr < MAX_FOUND)
+				found->offsets[found->nr++] = offset + p;
+		}
+	}
+}
+
+static bool search_memory(struct found *found, int fd)
+{
+	const size_t len = MB(4);
+	char *buf = malloc(len);
+	Elf64_Ehdr ehdr;
+	Elf64_Phdr phdr;
+	int i;
+
+	memset(found, 0, sizeof(*found));
+	if (pread(fd, &ehdr, sizeof(ehdr), 0) != sizeof(ehdr))
+		return false;
+
+	for (i = 0; i < ehdr.e_phnum; i++) {
+		if (pread(fd, &phdr, sizeof(phdr), ehdr.e_phoff + i * sizeof(phdr)) !=
+		    sizeof(phdr))
+			return false;
+		/* RAM, other than e.g. vmalloc'ed memory, has a physical address. */
+		if (phdr.p_type == PT_LOAD && phdr.p_paddr != ~0UL)
+			search_segment(found, fd, phdr.p_offset,
+				       phdr.p_offset + phdr.p_memsz, buf, len);
+	}
+	free(buf);
+	return true;
+}
+
+/* How many of them still are where they were? */
+static size_t search_again(const struct found *found, int fd)
+{
+	size_t i, nr = 0;
+	uint64_t word;
+
+	for (i = 0; i < found->nr; i++)
+		nr += pread(fd, &word, sizeof(word), found->offsets[i]) == sizeof(word) &&
+			word - PATTERN < NR_PATTERNS;
+	return nr;
+}
+
+static void fill(char *buf, size_t size, int pattern)
+{
+	size_t p;
+
+	for (p = 0; p < size; p += page_size)
+		*(volatile uint64_t *)(buf + p) = PATTERN + pattern;
+}
+
+TEST_F(pages, zeroed_when_freed)
+{
+	size_t size = MB(8), nr_pages = size / page_size;
+	int kcore = open("/proc/kcore", O_RDONLY | O_CLOEXEC);
+	static struct found found;
+	int i, fds[NR_PATTERNS];
+	char *buf;
+
+	if (kcore < 0)
+		SKIP(return, "no /proc/kcore");
+
+	/* An unmapped page at the end makes for a write that fails. */
+	buf = mmap(NULL, size + page_size, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, buf);
+	ASSERT_EQ(0, munmap(buf + size, page_size));
+	for (i = 0; i < NR_PATTERNS; i++) {
+		fds[i] = new_sealed_memfd(size + page_size);
+		ASSERT_LE(0, fds[i]);
+	}
+
+	for (i = 0; i < 2; i++) {
+		fill(buf, size, i);
+		ASSERT_EQ(size, pwrite(fds[i], buf, size, 0));
+	}
+	/* In vain: there is a page already, or half of one is not to be had. */
+	fill(buf, size, 2);
+	ASSERT_EQ(0, fallocate(fds[2], 0, 0, page_size));
+	EXPECT_REFUSED(EEXIST, pwrite(fds[2], buf, size, 0));
+	fill(buf, size, -1);
+	for (i = 0; i < (int)page_size; i += 8)
+		*(volatile uint64_t *)(buf + size - page_size + i) = PATTERN + 3;
+	for (i = 0; i < 500; i++)
+		EXPECT_REFUSED(EFAULT, pwrite(fds[3], buf + size - page_size / 2,
+					      page_size, 0));
+	for (i = 0; i < (int)page_size; i += 8)
+		*(volatile uint64_t *)(buf + size - page_size + i) = 0;
+
+	ASSERT_TRUE(search_memory(&found, kcore));
+	EXPECT_EQ(nr_pages, found.counts[0]);
+	EXPECT_EQ(nr_pages, found.counts[1]);
+	EXPECT_EQ(0, found.counts[2]);
+	EXPECT_EQ(0, found.counts[3]);
+	EXPECT_EQ(found.nr, search_again(&found, kcore));
+
+	ASSERT_EQ(0, fallocate(fds[0], PUNCH, 0, size));
+	close(fds[1]);
+	EXPECT_EQ(0, search_again(&found, kcore));
+	close(kcore);
+}
+
 /* Moves the test into a memory cgroup of its own. */
 static bool enter_cgroup(FIXTURE_DATA(pages) *self)
 {
@@ -1890,6 +2173,7 @@ FIXTURE(race)
 {
 	pthread_barrier_t barrier;
 	int fd;
+	char *map;
 	bool stop;
 	bool sealed;
 	/* What the other thread got done. */
@@ -2068,6 +2352,220 @@ TEST_F(race, fallocate)
 TEST_F(race, write_page)
 {
 	run_race(_metadata, self, try_write_page);
+}
+
+static bool try_map(int fd)
+{
+	return mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) !=
+	       MAP_FAILED;
+}
+
+/* No mapping that was made is then of no use. */
+TEST_F(race, map)
+{
+	run_race(_metadata, self, try_map);
+}
+
+static void *map_private(void *data)
+{
+	FIXTURE_DATA(race) *self = data;
+
+	pthread_barrier_wait(&self->barrier);
+	return mmap(NULL, NR_PAGES * page_size, PROT_READ, MAP_PRIVATE, self->fd, 0);
+}
+
+/*
+ * Private mappings that are being made can't be excluded.  If they come to be,
+ * they must be of no use, also next to what is not in the page cache.
+ */
+TEST_F(race, map_privately)
+{
+	struct sigaction sa = { .sa_handler = handle_bus_error };
+	char buf[page_size], *p;
+	volatile unsigned int n;
+	unsigned int spin;
+	pthread_t thread;
+	int i, page;
+
+	ASSERT_EQ(0, sigaction(SIGBUS, &sa, NULL));
+	memset(buf, 0x5a, page_size);
+	for (i = 0; i < 20 * NR_RACES && self->nr_done < 20; i++) {
+		self->fd = new_memfd(MFD_ALLOW_SEALING, NR_PAGES * page_size);
+		ASSERT_LE(0, self->fd);
+		spin = rand() % 8192;
+		ASSERT_EQ(0, pthread_create(&thread, NULL, map_private, self));
+		pthread_barrier_wait(&self->barrier);
+		for (n = 0; n < spin; n++)
+			;
+		self->sealed = !seal(self->fd, F_SEAL_GUEST);
+		ASSERT_EQ(0, pthread_join(thread, (void **)&p));
+
+		if (self->sealed && p != MAP_FAILED) {
+			self->nr_done++;
+			for (page = 0; page < NR_PAGES; page += 2)
+				ASSERT_EQ(page_size, pwrite(self->fd, buf, page_size,
+							    page * page_size));
+			for (page = 0; page < NR_PAGES; page++) {
+				if (sigsetjmp(bus_error, 1))
+					continue;
+				EXPECT_EQ(-1, ((volatile char *)p)[page * page_size]);
+			}
+		}
+		if (p != MAP_FAILED)
+			munmap(p, NR_PAGES * page_size);
+		close(self->fd);
+	}
+	TH_LOG("%u of %d mappings came with the seal", self->nr_done, i);
+}
+
+static void *collapse_thread(void *data)
+{
+	FIXTURE_DATA(race) *self = data;
+
+	for (;;) {
+		pthread_barrier_wait(&self->barrier);
+		if (self->stop)
+			return NULL;
+		self->done = !madvise(self->map, MB(2), MADV_COLLAPSE);
+		pthread_barrier_wait(&self->barrier);
+	}
+}
+
+/*
+ * MADV_COLLAPSE releases the mmap_lock on its way to the page cache.  Whoever
+ * waits for it, with a higher priority on the same CPU, goes on at that moment.
+ */
+TEST_F(race, collapse)
+{
+	struct sched_param fifo = { .sched_priority = 1 };
+	char buf[page_size], *area;
+	pthread_t thread;
+	cpu_set_t cpus;
+	int i;
+
+	if (access("/sys/kernel/mm/transparent_hugepage", F_OK))
+		SKIP(return, "no transparent huge pages");
+
+	memset(buf, 0x5a, page_size);
+	area = mmap(NULL, MB(4), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, area);
+	self->map = (char *)(((uintptr_t)area + MB(2) - 1) & ~(MB(2) - 1));
+
+	CPU_ZERO(&cpus);
+	CPU_SET(0, &cpus);
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(cpus), &cpus));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, collapse_thread, self));
+	if (sched_setscheduler(0, SCHED_FIFO, &fifo))
+		SKIP(return, "no SCHED_FIFO");
+
+	for (i = 0; i < NR_RACES; i++) {
+		self->fd = new_memfd(MFD_ALLOW_SEALING, MB(2));
+		ASSERT_LE(0, self->fd);
+		ASSERT_EQ(self->map, mmap(self->map, MB(2), PROT_READ | PROT_WRITE,
+					  MAP_SHARED | MAP_FIXED, self->fd, 0));
+		*self->map = 1;
+		pthread_barrier_wait(&self->barrier);
+		usleep(rand() % 1000);
+
+		ASSERT_EQ(0, munmap(self->map, MB(2)));
+		fallocate(self->fd, PUNCH, 0, MB(2));
+		self->sealed = !seal(self->fd, F_SEAL_GUEST);
+		if (self->sealed)
+			ASSERT_EQ(page_size, pwrite(self->fd, buf, page_size, 0));
+		pthread_barrier_wait(&self->barrier);
+
+		/* There is what was written, and nothing around it. */
+		if (self->sealed)
+			ASSERT_EQ(1, nr_allocated(self->fd));
+		self->nr_sealed += self->sealed;
+		self->nr_done += self->done;
+		close(self->fd);
+	}
+	EXPECT_LT(0, self->nr_sealed);
+	self->stop = true;
+	pthread_barrier_wait(&self->barrier);
+	pthread_join(thread, NULL);
+	TH_LOG("%u times sealed, %u times collapsed", self->nr_sealed, self->nr_done);
+}
+
+static void *map_and_unmap(void *data)
+{
+	FIXTURE_DATA(race) *self = data;
+	char *p;
+
+	while (!__atomic_load_n(&self->stop, __ATOMIC_RELAXED)) {
+		p = mmap(NULL, page_size, PROT_READ, MAP_PRIVATE, self->fd, 0);
+		if (p != MAP_FAILED)
+			munmap(p, page_size);
+	}
+	return NULL;
+}
+
+static void *add_and_remove_page(void *data)
+{
+	FIXTURE_DATA(race) *self = data;
+	char c;
+
+	while (!__atomic_load_n(&self->stop, __ATOMIC_RELAXED)) {
+		/* What is sealed meanwhile fails. */
+		if (pread(self->fd, &c, 1, 0) == 1 && !fallocate(self->fd, 0, 0, page_size))
+			fallocate(self->fd, PUNCH, 0, page_size);
+	}
+	return NULL;
+}
+
+static void *watch_seals(void *data)
+{
+	FIXTURE_DATA(race) *self = data;
+	unsigned int seals, seen = 0;
+
+	while (!__atomic_load_n(&self->stop, __ATOMIC_RELAXED)) {
+		seals = fcntl(self->fd, F_GET_SEALS);
+		if (seen & ~seals)
+			return "a seal is gone";
+		seen |= seals;
+	}
+	return NULL;
+}
+
+/* Seals that were ever seen are there. */
+static void seals_stay(struct __test_metadata *_metadata, FIXTURE_DATA(race) *self,
+		       void *(*disturb)(void *))
+{
+	pthread_t disturber, watcher;
+	void *error;
+	int i;
+
+	for (i = 0; i < NR_RACES && !self->stop; i++) {
+		int tries;
+
+		self->fd = new_memfd(MFD_ALLOW_SEALING, page_size);
+		ASSERT_LE(0, self->fd);
+		ASSERT_EQ(0, pthread_create(&disturber, NULL, disturb, self));
+		ASSERT_EQ(0, pthread_create(&watcher, NULL, watch_seals, self));
+		for (tries = 0; tries < 200; tries++) {
+			if (!seal(self->fd, F_SEAL_GUEST))
+				break;
+		}
+		__atomic_store_n(&self->stop, true, __ATOMIC_RELAXED);
+		ASSERT_EQ(0, pthread_join(disturber, NULL));
+		ASSERT_EQ(0, pthread_join(watcher, &error));
+		ASSERT_EQ(NULL, error) {
+			TH_LOG("%s", (char *)error);
+		}
+		self->stop = false;
+		close(self->fd);
+	}
+}
+
+TEST_F(race, seals_and_mapping)
+{
+	seals_stay(_metadata, self, map_and_unmap);
+}
+
+TEST_F(race, seals_and_page)
+{
+	seals_stay(_metadata, self, add_and_remove_page);
 }
 
 static void *convert_thread(void *data)

@@ -12,6 +12,7 @@
 #include "apic.h"
 #include "hyperv.h"
 #include "sealed_memfd_private.h"
+#include "sealed_memfd_trace.h"
 #include "svm_util.h"
 
 /* For more of what a guest does meanwhile */
@@ -94,6 +95,18 @@ static uint64_t guest_store_emulated_loop(uint64_t addr, uint64_t stop, uint64_t
 	return i;
 }
 
+/* Writes without ever leaving the guest, and counts how often. */
+static uint64_t guest_store_loop(uint64_t addr, uint64_t count, uint64_t stop)
+{
+	uint64_t i;
+
+	for (i = 1; !READ_ONCE(*(uint64_t *)stop); i++) {
+		WRITE_ONCE(*(uint64_t *)addr, i);
+		WRITE_ONCE(*(uint64_t *)count, i);
+	}
+	return i;
+}
+
 /* Reads a word and returns the first one that isn't right. */
 static uint64_t guest_load_emulated_loop(uint64_t addr, uint64_t bad, uint64_t stop)
 {
@@ -129,6 +142,8 @@ struct slow_page {
 	FIXTURE_DATA(sealed) *self;
 	unsigned long page;
 	bool convert;
+	/* Nor is there a shared half any more. */
+	bool lost;
 	int uffd;
 	pthread_t thread;
 	uint64_t content[PAGE_SIZE / 8] __aligned(PAGE_SIZE);
@@ -144,6 +159,12 @@ static void *slow_page_thread(void *data)
 	copy.dst = msg.arg.pagefault.address & PAGE_MASK;
 	if (slow->convert)
 		TEST_ASSERT(!to_private(slow->self, slow->page, 1), "Can't convert to private");
+	if (slow->lost) {
+		TEST_ASSERT(!mprotect((void *)copy.dst, PAGE_SIZE, PROT_NONE), "mprotect() failed");
+		close(slow->uffd);
+		slow->uffd = -1;
+		return NULL;
+	}
 	TEST_ASSERT(!ioctl(slow->uffd, UFFDIO_COPY, &copy), "UFFDIO_COPY failed");
 	return NULL;
 }
@@ -593,13 +614,19 @@ TEST_F(sealed, steal_time)
 	EXPECT_TRUE(is_poison(shared_page(self, PAGE)));
 }
 
-/* Two vCPUs share a CPU, one waits until it sees that the other doesn't run. */
+/*
+ * Two vCPUs share a CPU, one waits until it sees that the other doesn't run. KVM says
+ * so only if a host's interrupt made it leave the guest; Bochs knows no such exits
+ * while the guest has its interrupts disabled.
+ */
 static volatile uint64_t preempted_stop;
 
 static uint64_t guest_spin(uint64_t unused1, uint64_t unused2, uint64_t unused3)
 {
+	asm volatile("sti");
 	while (!preempted_stop)
 		;
+	asm volatile("cli");
 	return 0;
 }
 
@@ -613,8 +640,10 @@ static uint64_t guest_wait_for_preempted(uint64_t st, uint64_t unused1, uint64_t
 {
 	uint8_t preempted;
 
+	asm volatile("sti");
 	while (!(preempted = READ_ONCE(((struct kvm_steal_time *)st)->preempted)))
 		;
+	asm volatile("cli");
 	preempted_stop = 1;
 	return preempted;
 }
@@ -663,6 +692,95 @@ TEST_F(sealed, preempted)
 		  call_guest(vcpu, guest_wait_for_preempted, gpa_of(PAGE) + 128, 0, 0));
 	pthread_join(thread, NULL);
 	EXPECT_TRUE(is_poison(shared_page(self, PAGE)));
+}
+
+/* One asks the other to flush its TLB, which it does when it runs again. */
+static uint64_t flush_count;
+
+static uint64_t guest_count(uint64_t unused1, uint64_t unused2, uint64_t unused3)
+{
+	while (!preempted_stop)
+		WRITE_ONCE(flush_count, flush_count + 1);
+	return 0;
+}
+
+static uint64_t guest_wait_for_count(uint64_t unused1, uint64_t unused2, uint64_t unused3)
+{
+	uint64_t count = READ_ONCE(flush_count);
+
+	while (READ_ONCE(flush_count) == count)
+		;
+	return 0;
+}
+
+static uint64_t guest_ask_for_flush(uint64_t st, uint64_t unused1, uint64_t unused2)
+{
+	uint8_t *preempted = &((struct kvm_steal_time *)st)->preempted;
+	uint8_t old = KVM_VCPU_PREEMPTED;
+
+	while (!__atomic_compare_exchange_n(preempted, &old, old | KVM_VCPU_FLUSH_TLB, false,
+					    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		old = KVM_VCPU_PREEMPTED;
+	return 0;
+}
+
+static void *count_thread(void *vcpu)
+{
+	pin_to_cpu_0();
+	call_guest(vcpu, guest_count, 0, 0, 0);
+	return NULL;
+}
+
+static unsigned int count_flushes(void)
+{
+	FILE *file = trace_open();
+	unsigned int nr = 0;
+	char line[256];
+
+	while (fgets(line, sizeof(line), file))
+		nr += !!strstr(line, "kvm_pv_tlb_flush: vcpu 1 need_flush_tlb true");
+	fclose(file);
+	return nr;
+}
+
+/* Before that, whether it's asked for disappears with the half that says so. */
+TEST_F(sealed, convert_before_flush)
+{
+	static const char * const events[] = { "kvm/kvm_pv_tlb_flush" };
+	struct kvm_steal_time *shared = (void *)shared_page(self, PAGE) + 128;
+	const unsigned int nr_flushes = 10;
+	struct kvm_vcpu *vcpu, *second;
+	pthread_t thread;
+	unsigned int i;
+
+	if (!trace_start(events, ARRAY_SIZE(events))) {
+		trace_stop();
+		SKIP(return, "no tracing");
+	}
+
+	second = vm_vcpu_add(self->vm, 1, private_guest_code);
+	vcpu = setup_private(self);
+	start_second_vcpu(second);
+
+	enable_msr(_metadata, second, MSR_KVM_STEAL_TIME, gpa_of(PAGE) + 128 + 1);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, count_thread, second));
+	pin_to_cpu_0();
+	for (i = 0; i < nr_flushes; i++) {
+		/* What was left there long ago says nothing. */
+		memset(shared, 0, sizeof(*shared));
+		shared->preempted = KVM_VCPU_PREEMPTED;
+		call_guest(vcpu, guest_ask_for_flush, gpa_of(PAGE) + 128, 0, 0);
+		ASSERT_EQ(0, to_shared(self, PAGE, 1));
+		call_guest(vcpu, guest_wait_for_count, 0, 0, 0);
+
+		call_guest(vcpu, guest_ask_for_flush, gpa_of(PAGE) + 128, 0, 0);
+		ASSERT_EQ(0, to_private(self, PAGE, 1));
+		call_guest(vcpu, guest_wait_for_count, 0, 0, 0);
+	}
+	call_guest(vcpu, guest_stop_spinning, 0, 0, 0);
+	pthread_join(thread, NULL);
+	EXPECT_LE(2 * nr_flushes, count_flushes());
+	trace_stop();
 }
 
 #define WAKE_ALL	(~0u)
@@ -928,6 +1046,12 @@ static void l2_guest_code(void)
 	}
 }
 
+static void l2_vmmcall_code(void)
+{
+	for (;;)
+		vmmcall();
+}
+
 static void l2_rdmsr_code(void)
 {
 	rdmsr(MSR_EFER);
@@ -989,6 +1113,15 @@ static uint64_t guest_vmrun(uint64_t unused1, uint64_t unused2, uint64_t unused3
 	if (guest_svm->vmcb->control.exit_code == SVM_EXIT_VMMCALL)
 		guest_svm->vmcb->save.rip += 3;
 	return guest_svm->vmcb->control.exit_code;
+}
+
+static uint64_t guest_vmrun_loop(uint64_t stop, uint64_t unused1, uint64_t unused2)
+{
+	while (!READ_ONCE(*(uint64_t *)stop)) {
+		if (guest_vmrun(0, 0, 0) != SVM_EXIT_VMMCALL)
+			return 1;
+	}
+	return 0;
 }
 
 static uint64_t guest_vmsave(uint64_t gpa, uint64_t gs_base, uint64_t unused)
@@ -1140,6 +1273,36 @@ TEST_F(sealed, nested_npt)
 	/* L0 walked it and left a trace. */
 	EXPECT_EQ(gpa_of(PAGE + 3) | NPT_FLAGS | BIT_ULL(5),
 		  load(self->tvm.vcpu, gpa_of(NPT_LEAF) + (PAGE + 3) * 8) & ~BIT_ULL(6));
+}
+
+/* What L2 has mapped of the private half stays, too. */
+TEST_F(sealed, nested_discard)
+{
+	struct kvm_vcpu *vcpu = self->tvm.vcpu;
+	const unsigned long page = PAGE + 3;
+	unsigned long mapped;
+
+	if (!kvm_cpu_has(X86_FEATURE_SVM))
+		SKIP(return, "no SVM");
+
+	setup_nested(self, (guest_fn)l2_guest_code);
+	setup_npt(self);
+	new_private(self, page, 1);
+	ASSERT_EQ(0, madvise(self->shared, SIZE, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, madvise(shared_page(self, page), 2 * PAGE_SIZE, MADV_DONTNEED));
+	start_guest(vcpu, guest_vmrun, 0, 0, 0);
+	EXPECT_EQ(0, load_l2(vcpu, gpa_of(page)));
+	EXPECT_EQ(0, load_l2(vcpu, gpa_of(page + 1)));
+
+	mapped = vm_get_stat(self->vm, "pages_4k");
+	ASSERT_EQ(0, madvise(shared_page(self, page), PAGE_SIZE, MADV_DONTNEED));
+	EXPECT_EQ(mapped, vm_get_stat(self->vm, "pages_4k"));
+	ASSERT_EQ(0, madvise(shared_page(self, page + 1), PAGE_SIZE, MADV_DONTNEED));
+	EXPECT_EQ(mapped - 1, vm_get_stat(self->vm, "pages_4k"));
+	EXPECT_EQ(0, load_l2(vcpu, gpa_of(page)));
+	EXPECT_EQ(0, load_l2(vcpu, gpa_of(page + 1)));
+	EXPECT_EQ(mapped, vm_get_stat(self->vm, "pages_4k"));
+	EXPECT_EQ(SVM_EXIT_VMMCALL, end_l2(vcpu));
 }
 
 TEST_F(sealed, nested_msr_bitmap)
@@ -1450,6 +1613,18 @@ TEST_F(sealed, convert_during_fault)
 	EXPECT_EQ(0x1234, load(vcpu, gpa + offsetof(struct vmcb, save.kernel_gs_base)));
 }
 
+/* What becomes of the shared half after the conversion is no reason to exit. */
+TEST_F(sealed, lose_shared_half_during_fault)
+{
+	struct slow_page slow = { .page = PAGE, .convert = true, .lost = true };
+
+	make_private(self);
+	if (!slow_page_begin(self, &slow))
+		SKIP(return, "no userfaultfd");
+	EXPECT_EQ(0, load(self->tvm.vcpu, gpa_of(PAGE)));
+	pthread_join(slow.thread, NULL);
+}
+
 /*
  * Races: while KVM accesses a page, another thread converts it. Nothing may be
  * written to the shared half, or read from it, after it was converted.
@@ -1463,37 +1638,50 @@ struct race {
 	FIXTURE_DATA(sealed) *self;
 	bool done;
 	unsigned int nr_bad;
+	/* STOP_PAGE is not free for nested guests. */
+	unsigned long stop_page;
 	/* What the page holds while it's private, unless the guest writes to it. */
 	uint64_t bad;
 };
+
+/* Let vCPUs run. Where they need the same CPU, each yield gives them a slice of time. */
+static void yield_to_vcpus(void)
+{
+	unsigned int nr = 20;
+	cpu_set_t set;
+
+	if (!sched_getaffinity(0, sizeof(set), &set) && CPU_COUNT(&set) == 1)
+		nr = 1;
+	while (nr--)
+		sched_yield();
+}
 
 static void *race_thread(void *data)
 {
 	struct race *race = data;
 	uint64_t *shared = shared_page(race->self, PAGE);
 	char copy[PAGE_SIZE];
-	unsigned int i, j;
+	unsigned int i;
 
 	for (i = 0; i < NR_RACES; i++) {
 		TEST_ASSERT(!to_private(race->self, PAGE, 1), "Can't convert to private");
 		if (race->bad)
 			*shared = race->bad;
 		memcpy(copy, shared, PAGE_SIZE);
-		for (j = 0; j < 20; j++)
-			sched_yield();
+		yield_to_vcpus();
 		race->nr_bad += !!memcmp(copy, shared, PAGE_SIZE);
 		if (race->bad)
 			*shared = 0;
 		TEST_ASSERT(!to_shared(race->self, PAGE, 1), "Can't convert to shared");
-		for (j = 0; j < 20; j++)
-			sched_yield();
+		yield_to_vcpus();
 	}
 	*shared_page(race->self, STOP_PAGE) = 1;
 	WRITE_ONCE(race->done, true);
 	return NULL;
 }
 
-static pthread_t start_race(FIXTURE_DATA(sealed) *self, struct race *race)
+static pthread_t start_race(FIXTURE_DATA(sealed) *self, struct race *race,
+			    void *(*fn)(void *))
 {
 	pthread_t thread;
 
@@ -1501,8 +1689,54 @@ static pthread_t start_race(FIXTURE_DATA(sealed) *self, struct race *race)
 	memset(shared_page(self, PAGE), 0, PAGE_SIZE);
 	memset(shared_page(self, STOP_PAGE), 0, PAGE_SIZE);
 	TEST_ASSERT(!to_shared(self, PAGE, 2), "Can't convert to shared");
-	TEST_ASSERT(!pthread_create(&thread, NULL, race_thread, race), "No thread");
+	TEST_ASSERT(!pthread_create(&thread, NULL, fn, race), "No thread");
 	return thread;
+}
+
+/* What the guest has in its TLB must not outlive the conversion. */
+static void wait_for_stores(const uint64_t *count, uint64_t nr)
+{
+	/* The one that goes on now may have been done in the old page. */
+	while (READ_ONCE(*count) < nr + 2)
+		sched_yield();
+}
+
+static void *tlb_thread(void *data)
+{
+	struct race *race = data;
+	const uint64_t *count = shared_page(race->self, STOP_PAGE) + 1;
+	const uint64_t *shared = shared_page(race->self, PAGE);
+	uint64_t seen, nr;
+	unsigned int i;
+
+	wait_for_stores(count, 0);
+	for (i = 0; i < 10 * NR_RACES; i++) {
+		TEST_ASSERT(!to_private(race->self, PAGE, 1), "Can't convert to private");
+		seen = READ_ONCE(*shared);
+		wait_for_stores(count, READ_ONCE(*count));
+		race->nr_bad += READ_ONCE(*shared) != seen;
+
+		TEST_ASSERT(!to_shared(race->self, PAGE, 1), "Can't convert to shared");
+		nr = READ_ONCE(*count);
+		wait_for_stores(count, nr);
+		race->nr_bad += READ_ONCE(*shared) < nr + 2;
+	}
+	*shared_page(race->self, STOP_PAGE) = 1;
+	return NULL;
+}
+
+TEST_F(sealed, race_tlb)
+{
+	const uint64_t stop = gpa_of(STOP_PAGE);
+	struct race race = {};
+	struct kvm_vcpu *vcpu;
+	pthread_t thread;
+
+	vcpu = setup_private(self);
+	thread = start_race(self, &race, tlb_thread);
+	call_guest(vcpu, guest_store_loop, gpa_of(PAGE), stop + 8, stop);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(0, race.nr_bad);
 }
 
 TEST_F(sealed, race_string_io)
@@ -1512,7 +1746,7 @@ TEST_F(sealed, race_string_io)
 	unsigned int i, n = 0;
 	pthread_t thread;
 
-	thread = start_race(self, &race);
+	thread = start_race(self, &race, race_thread);
 	while (!READ_ONCE(race.done)) {
 		start_guest(vcpu, guest_ins, gpa_of(PAGE), 16, 0);
 		while (is_io(vcpu, STRING_PORT)) {
@@ -1535,7 +1769,7 @@ TEST_F(sealed, race_store)
 	if (!force_emulation())
 		SKIP(return, "no forced emulation");
 	vcpu = setup_private(self);
-	thread = start_race(self, &race);
+	thread = start_race(self, &race, race_thread);
 	call_guest(vcpu, guest_store_emulated_loop, gpa_of(PAGE), gpa_of(STOP_PAGE), 0);
 	pthread_join(thread, NULL);
 	EXPECT_EQ(0, race.nr_bad);
@@ -1551,7 +1785,7 @@ TEST_F(sealed, race_load)
 	if (!force_emulation())
 		SKIP(return, "no forced emulation");
 	vcpu = setup_private(self);
-	thread = start_race(self, &race);
+	thread = start_race(self, &race, race_thread);
 	EXPECT_EQ(0, call_guest(vcpu, guest_load_emulated_loop, gpa_of(PAGE), bad,
 				gpa_of(STOP_PAGE)));
 	pthread_join(thread, NULL);
@@ -1566,7 +1800,7 @@ TEST_F(sealed, race_pv_areas)
 
 	enable_msr(_metadata, vcpu, MSR_KVM_SYSTEM_TIME_NEW, gpa_of(PAGE) + 64 + 1);
 	enable_msr(_metadata, vcpu, MSR_KVM_STEAL_TIME, gpa_of(PAGE) + 128 + 1);
-	thread = start_race(self, &race);
+	thread = start_race(self, &race, race_thread);
 	while (!READ_ONCE(race.done))
 		touch_clock(&self->tvm);
 	pthread_join(thread, NULL);
@@ -1587,7 +1821,7 @@ TEST_F(sealed, race_preempted)
 	enable_msr(_metadata, second, MSR_KVM_STEAL_TIME, gpa_of(PAGE) + 192 + 1);
 	pin_to_cpu_0();
 	ASSERT_EQ(0, pthread_create(&spin, NULL, spin_thread, second));
-	thread = start_race(self, &race);
+	thread = start_race(self, &race, race_thread);
 	while (!READ_ONCE(race.done))
 		load(vcpu, gpa_of(STOP_PAGE));
 	call_guest(vcpu, guest_stop_spinning, 0, 0, 0);
@@ -1605,8 +1839,41 @@ TEST_F(sealed, race_vmsave)
 	if (!kvm_cpu_has(X86_FEATURE_SVM))
 		SKIP(return, "no SVM");
 	setup_private(self);
-	thread = start_race(self, &race);
+	thread = start_race(self, &race, race_thread);
 	call_guest(vcpu, guest_vmsave_loop, gpa_of(PAGE), gpa_of(STOP_PAGE), 0);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(0, race.nr_bad);
+}
+
+/*
+ * The memslot is about to be moved, but can't be after all: until it's gone
+ * everything in it is there.
+ */
+static void *move_thread(void *data)
+{
+	struct race *race = data;
+	unsigned int i;
+
+	for (i = 0; i < NR_RACES; i++)
+		race->nr_bad += set_slot(race->self->vm, SLOT, KVM_MEM_GUEST_MEMFD, BIT_ULL(52),
+					 SIZE, race->self->shared, race->self->fd, 0) != -1 ||
+				errno != EINVAL;
+	*shared_page(race->self, race->stop_page) = 1;
+	return NULL;
+}
+
+TEST_F(sealed, race_nested_and_move)
+{
+	struct kvm_vcpu *vcpu = self->tvm.vcpu;
+	struct race race = { .self = self, .stop_page = PAGE + 3 };
+	pthread_t thread;
+
+	if (!kvm_cpu_has(X86_FEATURE_SVM))
+		SKIP(return, "no SVM");
+	setup_nested(self, (guest_fn)l2_vmmcall_code);
+	*shared_page(self, race.stop_page) = 0;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, move_thread, &race));
+	EXPECT_EQ(0, call_guest(vcpu, guest_vmrun_loop, gpa_of(race.stop_page), 0, 0));
 	pthread_join(thread, NULL);
 	EXPECT_EQ(0, race.nr_bad);
 }

@@ -286,9 +286,11 @@ static inline void get_private(FIXTURE_DATA(sealed) *self, uint64_t gpa, void *d
 	memcpy(data, shared_page(self, 0), len);
 }
 
+/* Written by KVM, and not poison. */
 static inline bool clock_is_valid(const struct pvclock_vcpu_time_info *clock)
 {
-	return clock->version && !(clock->version & 1) && clock->tsc_to_system_mul;
+	return clock->version && !(clock->version & 1) && clock->tsc_to_system_mul &&
+	       !clock->pad0 && !clock->pad[0] && !clock->pad[1];
 }
 
 /* Have KVM update the clock. */

@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "sealed_memfd_page_idle.h"
 #include "sealed_memfd_shared_bit_fixture.h"
 
 #define NR_HUGE		(SZ_2M / PAGE_SIZE)
@@ -32,45 +33,6 @@ static int set_sealed(FIXTURE_DATA(shared_bit) *self, uint32_t flags)
 /*
  * Aging
  */
-#define PAGE_IDLE	"/sys/kernel/mm/page_idle/bitmap"
-
-static uint64_t pfn_of(const void *hva)
-{
-	int fd = open("/proc/self/pagemap", O_RDONLY);
-	uint64_t entry;
-
-	TEST_ASSERT(pread(fd, &entry, sizeof(entry), (uintptr_t)hva / PAGE_SIZE *
-			  sizeof(entry)) == sizeof(entry), "Can't read pagemap");
-	close(fd);
-	return entry & GENMASK_ULL(54, 0);
-}
-
-/* Pages on their way to the LRU lists can't be aged. */
-static void drain_lru(void)
-{
-	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
-
-	TEST_ASSERT(write(fd, "1", 1) == 1, "Can't drop caches");
-	close(fd);
-}
-
-static void set_idle(int fd, uint64_t pfn)
-{
-	uint64_t bits = BIT_ULL(pfn % 64);
-
-	TEST_ASSERT(pwrite(fd, &bits, sizeof(bits), pfn / 64 * sizeof(bits)) == sizeof(bits),
-		    "Can't mark page as idle");
-}
-
-static bool is_idle(int fd, uint64_t pfn)
-{
-	uint64_t bits;
-
-	TEST_ASSERT(pread(fd, &bits, sizeof(bits), pfn / 64 * sizeof(bits)) == sizeof(bits),
-		    "Can't tell if page is idle");
-	return bits & BIT_ULL(pfn % 64);
-}
-
 TEST_F(shared_bit, age)
 {
 	const struct {
@@ -86,7 +48,7 @@ TEST_F(shared_bit, age)
 	uint64_t gva, pfn;
 	int fd;
 
-	fd = open(PAGE_IDLE, O_RDWR);
+	fd = open_page_idle();
 	if (fd < 0)
 		SKIP(return, "no idle page tracking");
 

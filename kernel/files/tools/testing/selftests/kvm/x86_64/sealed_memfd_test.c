@@ -14,6 +14,11 @@
 #include <unistd.h>
 
 #include "sealed_memfd.h"
+#include "sealed_memfd_page_idle.h"
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE	25
+#endif
 
 /*
  * Binding
@@ -43,6 +48,74 @@ TEST_F(sealed, bind_wrong_file)
 	EXPECT_REFUSED(EBADF, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
 				       self->shared, -1, 0));
 	close(fd);
+}
+
+static int sev_init(struct kvm_vm *vm)
+{
+	struct kvm_sev_cmd cmd = { .id = KVM_SEV_INIT };
+
+	return __vm_ioctl(vm, KVM_MEMORY_ENCRYPT_OP, (unsigned long *)&cmd);
+}
+
+/* Encrypted memory is another way to have it private, and not to be mixed. */
+TEST(sev)
+{
+	struct kvm_vm *vm;
+	void *shared;
+	int fd;
+
+	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SEV_VM)))
+		SKIP(return, "no SEV");
+
+	fd = new_sealed_memfd(PAGE_SIZE);
+	shared = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, shared);
+
+	vm = vm_create_barebones();
+	EXPECT_EQ(1, vm_check_cap(vm, KVM_CAP_SEALED_MEMFD));
+	ASSERT_EQ(0, sev_init(vm));
+	EXPECT_EQ(0, vm_check_cap(vm, KVM_CAP_SEALED_MEMFD));
+	EXPECT_REFUSED(EINVAL, set_slot(vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, PAGE_SIZE, shared,
+					fd, 0));
+	kvm_vm_free(vm);
+
+	vm = vm_create_barebones();
+	ASSERT_EQ(0, set_slot(vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, PAGE_SIZE, shared, fd, 0));
+	EXPECT_REFUSED(EINVAL, sev_init(vm));
+	kvm_vm_free(vm);
+
+	munmap(shared, PAGE_SIZE);
+	close(fd);
+}
+
+/* Who could not write the file has no guest do it. */
+TEST_F(sealed, bind_read_only_file)
+{
+	static const int flags[] = { O_RDONLY, O_WRONLY };
+	char path[64];
+	unsigned int i;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", self->fd);
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		fd = open(path, flags[i]);
+		ASSERT_LE(0, fd);
+
+		/* Nor does it count as the file that is bound. */
+		EXPECT_EQ(0, set_slot(self->vm, SLOT,
+				      KVM_MEM_GUEST_MEMFD | KVM_MEM_LOG_DIRTY_PAGES,
+				      GPA, SIZE, self->shared, self->fd, 0));
+		EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD,
+						GPA, SIZE, self->shared, fd, 0));
+
+		ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+		EXPECT_REFUSED(EBADF, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA,
+					       SIZE, self->shared, fd, 0));
+		close(fd);
+
+		ASSERT_EQ(0, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+				      self->shared, self->fd, 0));
+	}
 }
 
 TEST_F(sealed, bind_wrong_offset)
@@ -143,6 +216,39 @@ TEST_F(sealed, bind_to_second_vm)
 	ASSERT_EQ(0, to_private(self, PAGE, 1));
 	EXPECT_EQ(0, guest_read(&second, gpa_of(PAGE)));
 	kvm_vm_free(second.vm);
+}
+
+/* A page cache in which there are nodes, but no pages, is empty. */
+TEST_F(sealed, bind_to_second_vm_after_failed_collapse)
+{
+	struct test_vm second;
+	char *p;
+	int fd;
+
+	fd = memfd_create("sealed_memfd_test", MFD_ALLOW_SEALING);
+	ASSERT_EQ(0, ftruncate(fd, SIZE));
+	p = mmap(NULL, 2 * SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	p = (char *)(((uintptr_t)p + SIZE - 1) & ~(SIZE - 1));
+	p = mmap(p, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	/* There is nothing. */
+	EXPECT_EQ(-1, madvise(p, SIZE, MADV_COLLAPSE));
+	ASSERT_EQ(0, munmap(p, SIZE));
+	ASSERT_EQ(0, fcntl(fd, F_ADD_SEALS, F_SEAL_GUEST));
+
+	ASSERT_EQ(0, set_slot(self->vm, SLOT + 1, KVM_MEM_GUEST_MEMFD, OTHER_GPA, SIZE,
+			      self->shared + SIZE, fd, 0));
+	ASSERT_EQ(0, fallocate(fd, 0, 0, SIZE));
+	EXPECT_EQ(SIZE, lseek(fd, 0, SEEK_HOLE));
+	ASSERT_EQ(0, fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, SIZE));
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT + 1));
+
+	test_vm_create(&second, variant->type);
+	EXPECT_EQ(0, set_slot(second.vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+			      self->shared, fd, 0));
+	kvm_vm_free(second.vm);
+	close(fd);
 }
 
 TEST_F(sealed, leftovers_of_dead_vm)
@@ -392,6 +498,122 @@ TEST_F(sealed, convert_discarded)
 	EXPECT_EQ(PRIVATE_VALUE(PAGE), guest_read(&self->tvm, gpa_of(PAGE)));
 	ASSERT_EQ(0, to_shared(self, PAGE, 1));
 	EXPECT_EQ(0, guest_read(&self->tvm, gpa_of(PAGE)));
+}
+
+/* Those that are mapped one by one, and by the guest. */
+static void setup_small_pages(FIXTURE_DATA(sealed) *self, unsigned long nr_pages)
+{
+	unsigned long i;
+
+	TEST_ASSERT(!madvise(self->shared, SIZE, MADV_NOHUGEPAGE) &&
+		    !madvise(self->shared, SIZE, MADV_DONTNEED), "Can't discard");
+	for (i = 0; i < nr_pages; i++)
+		*shared_page(self, i) = SHARED_VALUE(i);
+}
+
+/*
+ * What happens to the shared half of a private page is nothing to the guest.
+ */
+TEST_F(sealed, shared_half_is_discarded)
+{
+	const unsigned long nr_pages = 64;
+	struct test_vm *tvm = &self->tvm;
+	unsigned long i, mapped, bad = 0;
+
+	setup_small_pages(self, nr_pages);
+	for (i = 0; i < nr_pages; i += 2)
+		ASSERT_EQ(0, to_private(self, i, 1));
+	for (i = 0; i < nr_pages; i++)
+		guest_write(tvm, gpa_of(i), PRIVATE_VALUE(i));
+	guest_read(tvm, GPA);
+	mapped = vm_get_stat(self->vm, "pages_4k");
+
+	/* Only the shared pages among these get unmapped, and are mapped again. */
+	ASSERT_EQ(0, madvise(self->shared, nr_pages * PAGE_SIZE, MADV_DONTNEED));
+	EXPECT_EQ(mapped - nr_pages / 2, vm_get_stat(self->vm, "pages_4k"));
+	for (i = 0; i < nr_pages; i++)
+		bad += guest_read(tvm, gpa_of(i)) != (i % 2 ? 0 : PRIVATE_VALUE(i));
+	EXPECT_EQ(0, bad);
+	EXPECT_EQ(mapped, vm_get_stat(self->vm, "pages_4k"));
+
+	/* The other way round it is the shared ones that stay. */
+	ASSERT_EQ(0, to_shared(self, 0, nr_pages));
+	EXPECT_EQ(mapped - nr_pages / 2, vm_get_stat(self->vm, "pages_4k"));
+	for (i = 0; i < nr_pages; i++)
+		bad += guest_read(tvm, gpa_of(i)) != 0;
+	EXPECT_EQ(0, bad);
+
+	ASSERT_EQ(0, munmap(self->shared, nr_pages * PAGE_SIZE));
+	EXPECT_EQ(mapped - nr_pages, vm_get_stat(self->vm, "pages_4k"));
+}
+
+/*
+ * A page that was private when the discarding of its shared half began.  What the
+ * guest sees in the end must be what the host does.
+ */
+static void *discard_again_and_again(void *arg)
+{
+	FIXTURE_DATA(sealed) *self = arg;
+	int i;
+
+	for (i = 0; i < 2000; i++)
+		madvise(self->shared, 64 * PAGE_SIZE, MADV_DONTNEED);
+	return NULL;
+}
+
+TEST_F(sealed, shared_half_is_discarded_during_conversions)
+{
+	struct test_vm *tvm = &self->tvm;
+	pthread_t thread;
+	unsigned long i, bad = 0;
+
+	setup_small_pages(self, 64);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, discard_again_and_again, self));
+	while (pthread_tryjoin_np(thread, NULL)) {
+		ASSERT_EQ(0, to_private(self, 0, 64));
+		guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+		bad += guest_read(tvm, gpa_of(PAGE)) != PRIVATE_VALUE(PAGE);
+		ASSERT_EQ(0, to_shared(self, 0, 64));
+		guest_write(tvm, gpa_of(PAGE), SHARED_VALUE(PAGE));
+	}
+	EXPECT_EQ(0, bad);
+
+	for (i = 0; i < 64; i++)
+		guest_write(tvm, gpa_of(i), SHARED_VALUE(i));
+	for (i = 0; i < 64; i++)
+		bad += *shared_page(self, i) != SHARED_VALUE(i);
+	EXPECT_EQ(0, bad);
+}
+
+/* Idle page tracking must not tell when the guest uses private pages. */
+TEST_F(sealed, age)
+{
+	struct test_vm *tvm = &self->tvm;
+	uint64_t pfn;
+	int fd, round;
+
+	fd = open_page_idle();
+	if (fd < 0)
+		SKIP(return, "no idle page tracking");
+
+	setup_small_pages(self, 2 * PAGE);
+	pfn = pfn_of(shared_page(self, PAGE));
+	drain_lru();
+	for (round = 0; round < 3; round++) {
+		guest_read(tvm, gpa_of(PAGE));
+		set_idle(fd, pfn);
+		EXPECT_TRUE(is_idle(fd, pfn));
+		guest_read(tvm, gpa_of(PAGE));
+		EXPECT_FALSE(is_idle(fd, pfn));
+
+		ASSERT_EQ(0, to_private(self, PAGE, 1));
+		guest_read(tvm, gpa_of(PAGE));
+		set_idle(fd, pfn);
+		guest_read(tvm, gpa_of(PAGE));
+		EXPECT_TRUE(is_idle(fd, pfn));
+		ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	}
+	close(fd);
 }
 
 TEST_F(sealed, failed_conversion)
@@ -858,6 +1080,22 @@ TEST_F(sealed, fault_on_protected_shared_half)
 	ASSERT_EQ(0, mprotect(shared_page(self, PAGE), PAGE_SIZE, PROT_READ | PROT_WRITE));
 	vcpu_run(tvm->vcpu);
 	EXPECT_EQ(1, *shared_page(self, PAGE));
+}
+
+/* VMMs that know nothing of private memory see what they always saw. */
+TEST_F(sealed, fault_in_ordinary_slot)
+{
+	struct test_vm *tvm = &self->tvm;
+	enum guest_op op;
+
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	ASSERT_EQ(0, set_slot(self->vm, SLOT, 0, GPA, SIZE, self->shared, -1, 0));
+	ASSERT_EQ(0, munmap(shared_page(self, PAGE), PAGE_SIZE));
+	for (op = GUEST_READ; op <= GUEST_WRITE; op++) {
+		guest_command_set(tvm, op, gpa_of(PAGE), 1);
+		EXPECT_REFUSED(EFAULT, _vcpu_run(tvm->vcpu));
+		EXPECT_NE(KVM_EXIT_MEMORY_FAULT, tvm->vcpu->run->exit_reason);
+	}
 }
 
 int main(int argc, char *argv[])

@@ -15,6 +15,9 @@
 #define SZ_HUGE		(2ul << 20)
 #define PAGES_PER_HUGE	(SZ_HUGE / PAGE_SIZE)
 
+/* Twice that can still be copied, more can't. */
+#define SZ_LARGE	(2ul << 30)
+
 /* Page tables of the nested guest, in the memslot that is split. */
 #define NPT_PAGE	(NR_PAGES - 8)
 #define NR_DATA_PAGES	NPT_PAGE
@@ -526,6 +529,46 @@ TEST_F(split, many_pieces)
 	EXPECT_EQ(0, merge_regions(self->vm, SLOT + 5, GPA, NR_PAGES));
 	EXPECT_SLOT(SLOT + 5, 0, NR_PAGES);
 	expect_content(_metadata, self);
+}
+
+/*
+ * No more than needed is done while vCPUs can't run.  If there are rmaps, i.e. with
+ * a nested guest, those of large memslots have to stay where they are.
+ */
+TEST_F(split, large)
+{
+	const unsigned long nr = SZ_LARGE / PAGE_SIZE;
+	const uint64_t gpa = 1ul << 37;
+	const int slot = SLOT + 100;
+	char *mem;
+
+	mem = mmap(NULL, 3 * SZ_LARGE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ASSERT_NE(MAP_FAILED, mem);
+	ASSERT_EQ(0, set_slot(self->vm, slot, 0, gpa, 2 * SZ_LARGE, mem, -1, 0));
+	ASSERT_EQ(0, set_slot(self->vm, slot + 1, 0, gpa + 2 * SZ_LARGE, SZ_LARGE,
+			      mem + 2 * SZ_LARGE, -1, 0));
+
+	if (variant->nested) {
+		EXPECT_REFUSED(E2BIG, merge_regions(self->vm, slot, gpa, 3 * nr));
+		/* What is left of them is not too much. */
+		EXPECT_EQ(0, split_region(self->vm, slot, nr, nr, slot, slot + 2, 0));
+		EXPECT_EQ(0, merge_regions(self->vm, slot + 2, gpa + SZ_LARGE, 2 * nr));
+	} else {
+		EXPECT_EQ(0, merge_regions(self->vm, slot, gpa, 3 * nr));
+		EXPECT_EQ(0, split_region(self->vm, slot, nr, 2 * nr, slot, slot + 2, 0));
+	}
+	ASSERT_EQ(0, delete_slot(self->vm, slot));
+	ASSERT_EQ(0, delete_slot(self->vm, slot + 2));
+
+	/* Those that were one before, in any order. */
+	ASSERT_EQ(0, set_slot(self->vm, slot, 0, gpa, 3 * SZ_LARGE, mem, -1, 0));
+	EXPECT_EQ(0, split_region(self->vm, slot, nr + 1, 10, slot, slot + 1, slot + 2));
+	EXPECT_EQ(0, split_region(self->vm, slot + 2, nr, 1, slot + 2, slot + 3, slot + 4));
+	EXPECT_EQ(0, merge_regions(self->vm, slot + 1, gpa + (nr + 1) * PAGE_SIZE, nr + 11));
+	EXPECT_EQ(0, merge_regions(self->vm, slot + 9, gpa, 3 * nr));
+	EXPECT_EQ(0, delete_slot(self->vm, slot + 9));
+	munmap(mem, 3 * SZ_LARGE);
 }
 
 static uint64_t nr_mapped(FIXTURE_DATA(split) *self)

@@ -1,0 +1,470 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A conversion stands still half-way, as it does when it has to wait for memory:
+ * here because something more important has its CPU. Who needs the pages waits
+ * and can be told to stop waiting, and nobody else waits.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <signal.h>
+
+#include "sealed_memfd_private.h"
+#include "sealed_memfd_shared_bit_fixture.h"
+
+/* Pages that are converted in one go */
+#define CHUNK		512ul
+
+/* Another file, and its memslot after the first one */
+#define OTHER_SLOT	(SLOT + 5)
+#define STALLED_GPA	(GPA + 2 * SIZE)
+
+/* One CPU is for what stands still, one for everything else. */
+static int first_cpu, last_cpu;
+
+static void pin(int tid, int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	TEST_ASSERT(!sched_setaffinity(tid, sizeof(set), &set), "Can't choose a CPU");
+}
+
+static bool find_cpus(void)
+{
+	cpu_set_t set;
+	int cpu;
+
+	TEST_ASSERT(!sched_getaffinity(0, sizeof(set), &set), "What CPUs are there?");
+	first_cpu = -1;
+	for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, &set))
+			continue;
+		if (first_cpu < 0)
+			first_cpu = cpu;
+		last_cpu = cpu;
+	}
+	return first_cpu != last_cpu;
+}
+
+struct stall {
+	/* What is converted again and again, a number of chunks, and how */
+	int fd;
+	unsigned long start;
+	unsigned long nr;
+	bool punch;
+	/* Where it stands, a page within a chunk that is next to be converted */
+	unsigned long pos;
+	pthread_t converter;
+	bool stop;
+	pthread_t hog;
+	sem_t go;
+	bool hogging;
+	bool let_go;
+};
+
+static void *converter_thread(void *data)
+{
+	struct stall *stall = data;
+	off_t start = stall->start * PAGE_SIZE, len = stall->nr * PAGE_SIZE;
+
+	pin(0, last_cpu);
+	do {
+		TEST_ASSERT(!fallocate(stall->fd, stall->punch ? 0 : PUNCH, start, len) &&
+			    !fallocate(stall->fd, stall->punch ? PUNCH : 0, start, len),
+			    __KVM_SYSCALL_ERROR("fallocate()", -1));
+	} while (!READ_ONCE(stall->stop));
+	return NULL;
+}
+
+static void *hog_thread(void *data)
+{
+	const struct sched_param param = { .sched_priority = 1 };
+	struct stall *stall = data;
+
+	pin(0, last_cpu);
+	TEST_ASSERT(!sched_setscheduler(0, SCHED_FIFO, &param), "Can't be important");
+	for (;;) {
+		sem_wait(&stall->go);
+		if (READ_ONCE(stall->stop))
+			return NULL;
+		WRITE_ONCE(stall->hogging, true);
+		while (!READ_ONCE(stall->let_go))
+			;
+		WRITE_ONCE(stall->let_go, false);
+		WRITE_ONCE(stall->hogging, false);
+	}
+}
+
+static unsigned long stall_pos(const struct stall *stall)
+{
+	return lseek(stall->fd, stall->start * PAGE_SIZE,
+		     stall->punch ? SEEK_DATA : SEEK_HOLE) / PAGE_SIZE;
+}
+
+static void stall_let_go(struct stall *stall)
+{
+	WRITE_ONCE(stall->let_go, true);
+	while (READ_ONCE(stall->hogging))
+		sched_yield();
+}
+
+/*
+ * Returns with the conversion at a standstill, with a good part of the chunk to be
+ * converted. The kernel only lets things be for about a second.
+ */
+static void stall_begin(struct stall *stall)
+{
+	pin(0, first_cpu);
+	TEST_ASSERT(!sem_init(&stall->go, 0, 0) &&
+		    !pthread_create(&stall->converter, NULL, converter_thread, stall) &&
+		    !pthread_create(&stall->hog, NULL, hog_thread, stall), "No threads");
+	for (;;) {
+		sem_post(&stall->go);
+		while (!READ_ONCE(stall->hogging))
+			sched_yield();
+		stall->pos = stall_pos(stall);
+		if (stall->pos % CHUNK && stall->pos % CHUNK < CHUNK / 2)
+			return;
+		stall_let_go(stall);
+		usleep(1000);
+	}
+}
+
+/* The last page of the chunk. */
+static unsigned long stall_page(const struct stall *stall)
+{
+	return round_up(stall->pos, CHUNK) - 1;
+}
+
+static bool is_stalled(const struct stall *stall)
+{
+	return stall_pos(stall) == stall->pos;
+}
+
+/* Has it stood still all the time? It ends with the pages converted. */
+static bool stall_end(struct stall *stall)
+{
+	bool stalled = is_stalled(stall);
+
+	WRITE_ONCE(stall->stop, true);
+	stall_let_go(stall);
+	sem_post(&stall->go);
+	pthread_join(stall->converter, NULL);
+	pthread_join(stall->hog, NULL);
+	sem_destroy(&stall->go);
+	WRITE_ONCE(stall->stop, false);
+	return stalled;
+}
+
+/*
+ * A vCPU that is told to run until it exits. It has a thread of its own, which has
+ * run it before: a new one has to wait for RCU, whose threads may stand still, too.
+ */
+struct runner {
+	struct kvm_vcpu *vcpu;
+	pthread_t thread;
+	sem_t go;
+	bool stop;
+	int tid;
+	int ret;
+	int err;
+	bool done;
+};
+
+static void *runner_thread(void *data)
+{
+	struct runner *runner = data;
+
+	WRITE_ONCE(runner->tid, gettid());
+	vcpu_run_complete_io(runner->vcpu);
+	for (;;) {
+		WRITE_ONCE(runner->done, true);
+		while (sem_wait(&runner->go))
+			;
+		if (READ_ONCE(runner->stop))
+			return NULL;
+		runner->ret = __vcpu_run(runner->vcpu);
+		runner->err = errno;
+	}
+}
+
+static void runner_wait(const struct runner *runner)
+{
+	while (!READ_ONCE(runner->done))
+		usleep(1000);
+}
+
+static void runner_create(struct runner *runner, struct kvm_vcpu *vcpu)
+{
+	pin(0, first_cpu);
+	*runner = (struct runner) { .vcpu = vcpu };
+	TEST_ASSERT(!sem_init(&runner->go, 0, 0) &&
+		    !pthread_create(&runner->thread, NULL, runner_thread, runner), "No thread");
+	runner_wait(runner);
+}
+
+static void runner_start(struct runner *runner)
+{
+	WRITE_ONCE(runner->done, false);
+	sem_post(&runner->go);
+}
+
+static void runner_finish(struct runner *runner)
+{
+	runner_wait(runner);
+	WRITE_ONCE(runner->stop, true);
+	sem_post(&runner->go);
+	pthread_join(runner->thread, NULL);
+	sem_destroy(&runner->go);
+}
+
+static bool is_asleep(int tid)
+{
+	char path[64], stat[256] = "", *state;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	file = fopen(path, "r");
+	if (!file)
+		return false;
+	if (!fgets(stat, sizeof(stat), file))
+		stat[0] = 0;
+	fclose(file);
+	state = strrchr(stat, ')');
+	return state && strchr("SD", state[2]);
+}
+
+/* Does it come to wait for something, rather than to an end? */
+static bool runner_sleeps(const struct runner *runner, const struct stall *stall)
+{
+	int n = 0;
+
+	while (n < 5 && !READ_ONCE(runner->done) && is_stalled(stall)) {
+		n = is_asleep(READ_ONCE(runner->tid)) ? n + 1 : 0;
+		usleep(1000);
+	}
+	return n == 5;
+}
+
+static bool runner_ends(const struct runner *runner, const struct stall *stall)
+{
+	while (!READ_ONCE(runner->done) && is_stalled(stall))
+		usleep(1000);
+	return READ_ONCE(runner->done);
+}
+
+static void handle_signal(int sig)
+{
+}
+
+static bool runner_ends_by_signal(const struct runner *runner, const struct stall *stall)
+{
+	const struct sigaction action = { .sa_handler = handle_signal };
+
+	TEST_ASSERT(!sigaction(SIGUSR1, &action, NULL), "Can't handle signals");
+	while (!READ_ONCE(runner->done) && is_stalled(stall)) {
+		pthread_kill(runner->thread, SIGUSR1);
+		usleep(1000);
+	}
+	return READ_ONCE(runner->done);
+}
+
+static void prepare_guest(struct kvm_vcpu *vcpu, guest_fn fn, uint64_t arg1, uint64_t arg2)
+{
+	struct kvm_regs regs;
+
+	vcpu_regs_get(vcpu, &regs);
+	regs.rdi = (uint64_t)fn;
+	regs.rsi = arg1;
+	regs.rdx = arg2;
+	vcpu_regs_set(vcpu, &regs);
+}
+
+/* Who touches a page of the chunk waits, for no longer than it likes. */
+static void test_fault(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *self,
+		       bool punch)
+{
+	struct stall stall = { .fd = self->fd, .nr = NR_PAGES, .punch = punch };
+	struct kvm_vcpu *vcpu = self->tvm.vcpu;
+	struct runner runner;
+	unsigned long page;
+
+	make_private(self);
+	runner_create(&runner, vcpu);
+	stall_begin(&stall);
+	page = stall_page(&stall);
+	prepare_guest(vcpu, guest_load, gpa_of(page), 0);
+	runner_start(&runner);
+	EXPECT_TRUE(runner_sleeps(&runner, &stall));
+	EXPECT_TRUE(runner_ends_by_signal(&runner, &stall));
+	EXPECT_TRUE(stall_end(&stall));
+	runner_finish(&runner);
+	EXPECT_EQ(-1, runner.ret);
+	EXPECT_EQ(EINTR, runner.err);
+
+	vcpu_run(vcpu);
+	EXPECT_EQ(punch ? SHARED_VALUE(page) : 0, finish_guest(vcpu));
+}
+
+TEST_F(sealed, fault_to_private)
+{
+	if (!find_cpus())
+		SKIP(return, "one CPU only");
+	test_fault(_metadata, self, false);
+}
+
+TEST_F(sealed, fault_to_shared)
+{
+	if (!find_cpus())
+		SKIP(return, "one CPU only");
+	test_fault(_metadata, self, true);
+}
+
+/* What KVM writes meanwhile it writes to what the page will be. */
+static void test_kvm_write(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *self,
+			   bool punch)
+{
+	const uint64_t data = 0x1122334455667788ul;
+	struct stall stall = { .fd = self->fd, .nr = NR_PAGES, .punch = punch };
+	struct kvm_vcpu *vcpu = self->tvm.vcpu;
+	struct runner runner;
+	unsigned long page;
+
+	make_private(self);
+	/* Have mapped all but the page that it takes. */
+	start_guest(vcpu, guest_movsq, gpa_of(0), MMIO_GPA, 0);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_MMIO);
+	memcpy(vcpu->run->mmio.data, &data, 8);
+	vcpu_run(vcpu);
+	finish_guest(vcpu);
+
+	runner_create(&runner, vcpu);
+	stall_begin(&stall);
+	page = stall_page(&stall);
+	prepare_guest(vcpu, guest_movsq, gpa_of(page), MMIO_GPA);
+	runner_start(&runner);
+	runner_wait(&runner);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_MMIO);
+	memcpy(vcpu->run->mmio.data, &data, 8);
+	runner_start(&runner);
+	EXPECT_TRUE(runner_sleeps(&runner, &stall));
+	EXPECT_TRUE(stall_end(&stall));
+	runner_finish(&runner);
+	EXPECT_EQ(0, runner.ret);
+	finish_guest(vcpu);
+	EXPECT_EQ(data, load(vcpu, gpa_of(page)));
+	EXPECT_EQ(punch ? data : SHARED_VALUE(page), *shared_page(self, page));
+}
+
+TEST_F(sealed, write_to_private)
+{
+	if (!find_cpus())
+		SKIP(return, "one CPU only");
+	test_kvm_write(_metadata, self, false);
+}
+
+TEST_F(sealed, write_to_shared)
+{
+	if (!find_cpus())
+		SKIP(return, "one CPU only");
+	test_kvm_write(_metadata, self, true);
+}
+
+/* Pages of another file come and go, and are used by the guest and by KVM. */
+TEST_F(sealed, other_file)
+{
+	struct stall stall = { .nr = NR_PAGES };
+	struct pvclock_vcpu_time_info clock;
+	struct kvm_vcpu *vcpu;
+	struct runner runner;
+	char *shared;
+	int i;
+
+	if (!find_cpus())
+		SKIP(return, "one CPU only");
+
+	shared = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, shared);
+	stall.fd = new_sealed_memfd(SIZE);
+	ASSERT_EQ(0, set_slot(self->vm, OTHER_SLOT, KVM_MEM_GUEST_MEMFD, STALLED_GPA, SIZE,
+			      shared, stall.fd, 0));
+	vcpu = setup_private(self);
+	enable_msr(_metadata, vcpu, MSR_KVM_SYSTEM_TIME_NEW, gpa_of(PAGE) + 64 + 1);
+
+	for (i = 0; i < 4; i++) {
+		runner_create(&runner, vcpu);
+		stall_begin(&stall);
+		if (i & 1) {
+			EXPECT_EQ(0, to_private(self, PAGE, 2));
+		} else {
+			memset(shared_page(self, PAGE), 0, PAGE_SIZE);
+			EXPECT_EQ(0, to_shared(self, PAGE, 2));
+		}
+
+		/* It takes the clock to enter the guest. */
+		prepare_guest(vcpu, guest_load, gpa_of(PAGE + 1), 0);
+		runner_start(&runner);
+		EXPECT_TRUE(runner_ends(&runner, &stall));
+		EXPECT_TRUE(stall_end(&stall));
+		runner_finish(&runner);
+		EXPECT_EQ(0, runner.ret);
+		EXPECT_EQ(i & 1 ? 0 : SHARED_VALUE(PAGE + 1), finish_guest(vcpu));
+
+		touch_clock(&self->tvm);
+		get_private(self, gpa_of(PAGE) + 64, &clock, sizeof(clock));
+		EXPECT_TRUE(clock_is_valid(&clock));
+	}
+
+	EXPECT_EQ(0, delete_slot(self->vm, OTHER_SLOT));
+	munmap(shared, SIZE);
+	close(stall.fd);
+}
+
+/* Whether an access matches is seen when the conversion is done. */
+static void test_mismatch(struct __test_metadata *_metadata, FIXTURE_DATA(shared_bit) *self,
+			  uint64_t kind)
+{
+	struct stall stall = {
+		.fd = self->sealed.fd,
+		.nr = NR_PAGES,
+		.punch = kind == SHARED,
+	};
+	struct test_vm *tvm = self->tvm;
+	struct runner runner;
+	unsigned long page;
+
+	guest_read(tvm, gva_of(2 * NR_PAGES - 1, SHARED));
+	runner_create(&runner, tvm->vcpu);
+	stall_begin(&stall);
+	page = stall_page(&stall);
+	guest_command_set(tvm, GUEST_READ, gva_of(page, kind), 0);
+	runner_start(&runner);
+	EXPECT_TRUE(runner_sleeps(&runner, &stall));
+	EXPECT_TRUE(stall_end(&stall));
+	runner_finish(&runner);
+	EXPECT_EQ(0, runner.ret);
+	EXPECT_EQ(kind == SHARED ? SHARED_VALUE(page) : 0, guest_result(tvm));
+}
+
+TEST_F(shared_bit, mismatch_to_private)
+{
+	if (!find_cpus())
+		SKIP(return, "one CPU only");
+	test_mismatch(_metadata, self, PRIVATE);
+}
+
+TEST_F(shared_bit, mismatch_to_shared)
+{
+	if (!find_cpus())
+		SKIP(return, "one CPU only");
+	test_mismatch(_metadata, self, SHARED);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_SEALED_MEMFD));
+
+	return test_harness_run(argc, argv);
+}

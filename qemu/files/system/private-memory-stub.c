@@ -1,0 +1,33 @@
+/*
+ * Hosts without guest-sealed memfds
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "exec/memory.h"
+#include "system/private-memory.h"
+
+bool private_memory_create(MachineState *machine, Error **errp)
+{
+    error_setg(errp, "private memory requires a Linux host");
+    return false;
+}
+
+bool private_memory_load(PrivateMemory *pm, hwaddr gpa, uint64_t size,
+                         Error **errp)
+{
+    g_assert_not_reached();
+}
+
+bool private_memory_contains(const MemoryRegion *mr, uint64_t offset)
+{
+    return false;
+}
+
+uint64_t private_memory_skip(const MemoryRegion *mr, uint64_t *offset,
+                             uint64_t size)
+{
+    return size;
+}
