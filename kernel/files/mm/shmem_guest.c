@@ -300,7 +300,9 @@ static int shmem_guest_convert(struct inode *inode, enum guest_memory_event even
 	struct address_space *mapping = inode->i_mapping;
 	int ret = 0;
 
-	filemap_invalidate_lock(mapping);
+	/* Whoever holds it may be waiting for memory. */
+	if (down_write_killable(&mapping->invalidate_lock))
+		return -EINTR;
 
 	/* Somebody else may have been here. */
 	start = shmem_guest_next_change(mapping, event, start, end);
@@ -461,7 +463,10 @@ static int shmem_guest_write_chunk(struct inode *inode, struct iov_iter *from,
 	if (nr < 0)
 		return nr;
 
-	filemap_invalidate_lock(mapping);
+	if (down_write_killable(&mapping->invalidate_lock)) {
+		ret = -EINTR;
+		goto out;
+	}
 
 	if (shmem_guest_range_allocated(inode, start, end)) {
 		ret = -EEXIST;
@@ -472,7 +477,7 @@ static int shmem_guest_write_chunk(struct inode *inode, struct iov_iter *from,
 	}
 
 	filemap_invalidate_unlock(mapping);
-
+out:
 	list_for_each_entry_safe(folio, tmp, &folios, lru) {
 		list_del(&folio->lru);
 		shmem_guest_drop_folio(folio);

@@ -58,6 +58,8 @@ struct PrivateMemory {
     Stat64 to_private, to_shared;
     Stat64 implicit_to_private, implicit_to_shared;
     Stat64 failures;
+    /* Chunks that changed, also of what has failed since, or is not done yet */
+    Stat64 changes;
 };
 
 typedef struct {
@@ -235,14 +237,15 @@ static bool private_memory_next_leftover(PrivateMemory *pm, uint64_t start,
     return false;
 }
 
-/* How much memory the leftovers take, free it if @discard. */
+/*
+ * How much memory the leftovers take, free it if @discard: then with
+ * PrivateMemory.lock held.
+ */
 static uint64_t private_memory_leftovers(PrivateMemory *pm, uint64_t start,
                                          uint64_t end, bool discard)
 {
     FileRange private, leftover;
     uint64_t sum = 0;
-
-    QEMU_LOCK_GUARD(&pm->lock);
 
     while (private_memory_next(pm, start, end, &private)) {
         start = private.start;
@@ -266,18 +269,24 @@ static uint64_t private_memory_leftovers(PrivateMemory *pm, uint64_t start,
  */
 #define SWEEP_PERIOD_MS 10000
 #define SWEEP_STEP_MS 5
-#define SWEEP_SIZE (32 * CHUNK_SIZE)
 
 static void private_memory_sweep(void *opaque)
 {
     PrivateMemory *pm = opaque;
     int64_t begin = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
-    int64_t now;
+    int64_t now = begin;
     FileRange range;
 
     do {
-        uint64_t end = MIN(pm->sweep_next + SWEEP_SIZE, pm->block->max_length);
-        uint64_t size = private_memory_leftovers(pm, pm->sweep_next, end, true);
+        uint64_t end = MIN(pm->sweep_next + CHUNK_SIZE, pm->block->max_length);
+        uint64_t size;
+
+        /* The main loop must not wait for a conversion. */
+        if (qemu_mutex_trylock(&pm->lock)) {
+            break;
+        }
+        size = private_memory_leftovers(pm, pm->sweep_next, end, true);
+        qemu_mutex_unlock(&pm->lock);
 
         if (size) {
             trace_private_memory_sweep(pm->sweep_next, size);
@@ -379,9 +388,13 @@ int private_memory_convert_step(PrivateConversion *c)
 
     if (c->next < end && c->error) {
         private_memory_undo_chunk(c, end);
+        stat64_add(&pm->changes, 1);
         c->next = end;
     } else if (c->next < end) {
         ret = private_memory_convert_chunk(c, end);
+        if (ret) {
+            stat64_add(&pm->changes, 1);
+        }
         if (ret >= 0) {
             c->changed |= ret;
             c->next = end;
@@ -517,9 +530,7 @@ uint64_t private_memory_skip(const MemoryRegion *mr, uint64_t *offset,
 
 uint64_t private_memory_conversions(PrivateMemory *pm)
 {
-    return stat64_get(&pm->to_private) + stat64_get(&pm->to_shared) +
-           stat64_get(&pm->implicit_to_private) +
-           stat64_get(&pm->implicit_to_shared);
+    return stat64_get(&pm->changes);
 }
 
 bool private_memory_usable(PrivateMemory *pm)
@@ -714,7 +725,6 @@ PrivateMemoryInfo *qmp_query_private_memory(Error **errp)
     PrivateMemory *pm = current_machine->private_memory;
     PrivateMemoryInfo *info;
     struct stat st;
-    uint64_t start;
 
     if (!pm) {
         error_setg(errp, "the machine has no private memory");
@@ -734,12 +744,7 @@ PrivateMemoryInfo *qmp_query_private_memory(Error **errp)
     info->implicit_to_private = stat64_get(&pm->implicit_to_private);
     info->implicit_to_shared = stat64_get(&pm->implicit_to_shared);
     info->failures = stat64_get(&pm->failures);
-    for (start = 0; start < info->size; start += SWEEP_SIZE) {
-        info->leftover +=
-            private_memory_leftovers(pm, start,
-                                     MIN(start + SWEEP_SIZE, info->size),
-                                     false);
-    }
+    info->leftover = private_memory_leftovers(pm, 0, info->size, false);
     return info;
 }
 

@@ -248,10 +248,8 @@ static struct page *privmem_alloc(unsigned long nr, unsigned int *order)
 	if (!page)
 		return NULL;
 
-	page_offline_begin();
 	for (i = 0; i < BIT(*order); i++)
 		__SetPageOffline(nth_page(page, i));
-	page_offline_end();
 	return page;
 }
 

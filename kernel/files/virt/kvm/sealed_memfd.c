@@ -280,9 +280,7 @@ static u64 kvm_sealed_memfd_owner(struct kvm *kvm)
 {
 	static atomic64_t last_owner;
 
-	if (!kvm->sealed_memfd_owner)
-		kvm->sealed_memfd_owner = atomic64_inc_return(&last_owner);
-	return kvm->sealed_memfd_owner;
+	return kvm->sealed_memfd_owner ?: atomic64_inc_return(&last_owner);
 }
 
 /*
@@ -314,6 +312,7 @@ static int kvm_sealed_memfd_commit(struct kvm *kvm, struct kvm_memory_slot *slot
 		return r;
 	}
 
+	kvm->sealed_memfd_owner = sealed->notifier.owner;
 	get_file(slot->gmem.file);
 	slot->gmem.sealed = sealed;
 	return 0;

@@ -130,7 +130,8 @@ uint64_t private_memory_skip(const MemoryRegion *mr, uint64_t *offset,
                              uint64_t size);
 
 /**
- * private_memory_conversions: How many conversions there have been so far
+ * private_memory_conversions: How often pages have been converted so far, or
+ * converted back
  * @pm: the private half of the machine's RAM
  */
 uint64_t private_memory_conversions(PrivateMemory *pm);
