@@ -699,8 +699,10 @@ static uint64_t flush_count;
 
 static uint64_t guest_count(uint64_t unused1, uint64_t unused2, uint64_t unused3)
 {
+	asm volatile("sti");
 	while (!preempted_stop)
 		WRITE_ONCE(flush_count, flush_count + 1);
+	asm volatile("cli");
 	return 0;
 }
 
@@ -708,8 +710,10 @@ static uint64_t guest_wait_for_count(uint64_t unused1, uint64_t unused2, uint64_
 {
 	uint64_t count = READ_ONCE(flush_count);
 
+	asm volatile("sti");
 	while (READ_ONCE(flush_count) == count)
 		;
+	asm volatile("cli");
 	return 0;
 }
 
@@ -718,9 +722,11 @@ static uint64_t guest_ask_for_flush(uint64_t st, uint64_t unused1, uint64_t unus
 	uint8_t *preempted = &((struct kvm_steal_time *)st)->preempted;
 	uint8_t old = KVM_VCPU_PREEMPTED;
 
+	asm volatile("sti");
 	while (!__atomic_compare_exchange_n(preempted, &old, old | KVM_VCPU_FLUSH_TLB, false,
 					    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
 		old = KVM_VCPU_PREEMPTED;
+	asm volatile("cli");
 	return 0;
 }
 
@@ -1731,6 +1737,11 @@ TEST_F(sealed, race_tlb)
 	struct race race = {};
 	struct kvm_vcpu *vcpu;
 	pthread_t thread;
+	cpu_set_t set;
+
+	ASSERT_EQ(0, sched_getaffinity(0, sizeof(set), &set));
+	if (CPU_COUNT(&set) == 1)
+		SKIP(return, "there is no other CPU whose TLB could be out of date");
 
 	vcpu = setup_private(self);
 	thread = start_race(self, &race, tlb_thread);
