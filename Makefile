@@ -21,7 +21,7 @@ guestseal: private memory for KVM guests in sealed memfds
   test-intel    the series' KVM tests on Intel, in Bochs           8
   test-lab      the tests of the scripts in lab/ only              1
   bench         what a conversion costs, against guest_memfd       1
-  lint          checkpatch, sparse, W=1, other architectures, ...  4
+  lint          checkpatch, sparse, W=1, clang-format, shellcheck  4
   check         do the topics apply, and export the same?          0.1
 
   shell         a shell in the emulated host                       0.2
