@@ -46,14 +46,6 @@ record() {
 		>"$CACHE/$1/.git/guestseal-applied"
 }
 
-# Does the tree hold nothing but what apply or refresh last left there?
-untouched() {
-	local head
-	read -r _ head < <(recorded "$1")
-	[ "$(tree_git "$1" rev-parse HEAD)" = "$head" ] &&
-		[ -z "$(tree_git "$1" status --porcelain)" ]
-}
-
 # Paths a patch file creates; paths it has diffs for.
 creates() { awk '/^diff --git / { exit } dashes && /^ create mode / { print $4 } /^---$/ { dashes = 1 }' "$1"; }
 diffs() { sed -n 's,^diff --git a/.* b/,,p' "$1"; }
