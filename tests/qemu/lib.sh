@@ -1,4 +1,4 @@
-# shellcheck shell=dash disable=SC2034
+# shellcheck shell=dash disable=SC2034,SC3045
 # SPDX-License-Identifier: GPL-2.0-only
 # Sourced by the tests of QEMU, in the emulated host: TAP, a guest in which
 # guest_secret runs, and its QEMU's monitor.
@@ -39,5 +39,17 @@ stop() {
 	is "$1: QEMU ends" $? 0
 	is "$1: QEMU has no complaints" "$(cat qemu.log)" ""
 	exec 4<&- 5<&- 6<&- 7<&-
+}
+# reset: which QEMU does when it has freed private memory. Its event comes before or
+# after the reply.
+reset() {
+	local missing=2
+	echo '{"execute": "system_reset"}' >&6
+	while [ $missing -gt 0 ]; do
+		read -r -t 120 reply <&7 || give_up "QEMU does not reset"
+		case $reply in
+		*'"return"'*|*'"event": "RESET"'*) missing=$((missing - 1)) ;;
+		esac
+	done
 }
 hmp() { qmp human-monitor-command "\"command-line\": \"$1\""; }

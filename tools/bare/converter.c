@@ -10,6 +10,9 @@
  *	read shared, write shared	the same with the bit set
  *	ask private, ask shared		RESULT: of one hypercall
  *	small, large			1 MiB is what it accesses from now on, or 384 MiB
+ *	ap				STARTED: another CPU is reset, and started to make a
+ *					request like "ask private"; how often so far
+ *	result				RESULT: of that, when it is done
  *	bar				SLOT: of a PCI device with a large BAR (ivshmem), which
  *					is put where only the shared GPA bit is set
  *
@@ -35,9 +38,19 @@
 
 #define PTE_PRESENT 0x1
 #define PTE_WRITABLE 0x2
+#define PTE_UNCACHED 0x18
 #define PTE_LARGE 0x80
 #define CR0_PG (1U << 31)
 #define CR4_PAE (1 << 5)
+
+#define APIC 0xfee00000
+#define APIC_COMMAND 0x300
+#define APIC_DESTINATION 0x310
+#define APIC_INIT 0x4500
+#define APIC_STARTUP 0x4600
+
+/* Where another CPU starts, in real mode */
+#define TRAMPOLINE 0x8000
 
 #define SERIAL 0x3f8
 #define SERIAL_STATUS (SERIAL + 5)
@@ -54,12 +67,40 @@ asm(".pushsection .note.pvh, \"a\", @note\n"
     "mov $stack + 4 * 4096, %esp\n"
     "call run\n");
 
+asm("gdt:\n"
+    ".quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff\n"
+    "ap_start:\n"
+    ".code16\n"
+    "mov %cs, %ax\n"
+    "mov %ax, %ds\n"
+    "lgdtl gdtr - ap_start\n"
+    "mov $0x11, %eax\n"
+    "mov %eax, %cr0\n"
+    "ljmpl $8, $ap_protected\n"
+    "gdtr:\n"
+    ".word 23\n"
+    ".long gdt\n"
+    "ap_end:\n"
+    ".code32\n"
+    "ap_protected:\n"
+    "mov $16, %eax\n"
+    "mov %eax, %ds\n"
+    "mov %eax, %es\n"
+    "mov %eax, %ss\n"
+    "mov $ap_stack + 4096, %esp\n"
+    "call run_ap\n");
+
 static int pages = PAGES_SMALL;
 
 char stack[4 * PAGE] __attribute__((aligned(16)));
+char ap_stack[PAGE] __attribute__((aligned(16)));
+static volatile int ap_started, ap_result;
+static volatile bool ap_done;
+
 static uint64_t directories[4] __attribute__((aligned(32)));
 static uint64_t low[512] __attribute__((aligned(PAGE)));
 static uint64_t alias[512] __attribute__((aligned(PAGE)));
+static uint64_t high[512] __attribute__((aligned(PAGE)));
 
 struct cpuid {
 	uint32_t eax, ebx, ecx, edx;
@@ -157,8 +198,11 @@ static void enable_paging(uint32_t bit)
 		low[i] = i << 21 | PTE_LARGE | PTE_WRITABLE | PTE_PRESENT;
 		alias[i] = low[i] | shared;
 	}
+	high[APIC >> 21 & 511] = (APIC & -(1 << 21)) | PTE_LARGE | PTE_UNCACHED | PTE_WRITABLE |
+				 PTE_PRESENT;
 	directories[0] = (uintptr_t)low | PTE_PRESENT;
 	directories[SHARED_ALIAS >> 30] = (uintptr_t)alias | PTE_PRESENT;
+	directories[APIC >> 30] = (uintptr_t)high | PTE_PRESENT;
 
 	asm volatile("mov %%cr4, %0" : "=r"(cr4));
 	asm volatile("mov %0, %%cr4" : : "r"(cr4 | CR4_PAE));
@@ -187,7 +231,7 @@ static void access(uint32_t base, bool write)
 	say_number(kept);
 }
 
-static void ask(uint32_t attributes)
+static int32_t ask(uint32_t attributes)
 {
 	bool amd = cpuid(0).ebx == 0x68747541; /* Auth[enticAMD] */
 	int32_t result = KVM_HC_MAP_GPA_RANGE;
@@ -202,7 +246,37 @@ static void ask(uint32_t attributes)
 			     : "+a"(result)
 			     : "b"(AREA), "c"(pages), "d"(attributes)
 			     : "memory");
-	say_number(result);
+	return result;
+}
+
+__attribute__((noreturn, used)) void run_ap(void)
+{
+	ap_done = false;
+	ap_started++;
+	ap_result = ask(KVM_MAP_GPA_RANGE_ENCRYPTED);
+	ap_done = true;
+	for (;;)
+		asm volatile("hlt");
+}
+
+static void start_ap(void)
+{
+	extern const char ap_start[], ap_end[];
+	volatile uint32_t *apic = (uint32_t *)APIC;
+	volatile char *to = (char *)TRAMPOLINE;
+	int before = ap_started;
+
+	for (const char *from = ap_start; from < ap_end; from++)
+		*to++ = *from;
+
+	apic[APIC_DESTINATION / 4] = 1 << 24;
+	apic[APIC_COMMAND / 4] = APIC_INIT;
+	for (int i = 0; i < 100000; i++)
+		asm volatile("pause");
+	apic[APIC_COMMAND / 4] = APIC_STARTUP | TRAMPOLINE / PAGE;
+	while (ap_started == before)
+		asm volatile("pause");
+	say_number(ap_started);
 }
 
 #define PCI_ADDRESS 0xcf8
@@ -271,9 +345,15 @@ __attribute__((noreturn, used)) void run(void)
 		} else if (equal(line, "bar")) {
 			move_bar(bit);
 		} else if (equal(line, "ask private")) {
-			ask(KVM_MAP_GPA_RANGE_ENCRYPTED);
+			say_number(ask(KVM_MAP_GPA_RANGE_ENCRYPTED));
 		} else if (equal(line, "ask shared")) {
-			ask(0);
+			say_number(ask(0));
+		} else if (equal(line, "ap")) {
+			start_ap();
+		} else if (equal(line, "result")) {
+			while (!ap_done)
+				asm volatile("pause");
+			say_number(ap_result);
 		} else {
 			say(" unknown");
 		}
