@@ -9,12 +9,16 @@
  *	read, write			ZERO KEPT: with the shared GPA bit clear
  *	read shared, write shared	the same with the bit set
  *	ask private, ask shared		RESULT: of one hypercall
+ *	ask stripes			RESULT: of the last hypercall, one for each second page
  *	small, large			1 MiB is what it accesses from now on, or 384 MiB
  *	ap				STARTED: another CPU is reset, and started to make a
  *					request like "ask private"; how often so far
  *	result				RESULT: of that, when it is done
  *	bar				SLOT: of a PCI device with a large BAR (ivshmem), which
  *					is put where only the shared GPA bit is set
+ *	smm, ask smm			WAS IS: the first word of a page that only SMM sees,
+ *					and after it was written to there; with "ask", it
+ *					is asked to be private before. The last command.
  *
  * ZERO pages were zero before, KEPT had what was written to them with the bit as it
  * is now.
@@ -126,7 +130,12 @@ static uint8_t inb(uint16_t port)
 
 static void outb(uint16_t port, uint8_t value)
 {
-	asm volatile("outb %0, %1" : : "a"(value), "d"(port));
+	asm volatile("outb %0, %1" : : "a"(value), "d"(port) : "memory");
+}
+
+static void outl(uint16_t port, uint32_t value)
+{
+	asm volatile("outl %0, %1" : : "a"(value), "d"(port) : "memory");
 }
 
 static void say(const char *text)
@@ -231,22 +240,31 @@ static void access(uint32_t base, bool write)
 	say_number(kept);
 }
 
-static int32_t ask(uint32_t attributes)
+static bool is_amd(void)
 {
-	bool amd = cpuid(0).ebx == 0x68747541; /* Auth[enticAMD] */
+	return cpuid(0).ebx == 0x68747541; /* Auth[enticAMD] */
+}
+
+static int32_t hypercall(uint32_t address, int npages, uint32_t attributes)
+{
 	int32_t result = KVM_HC_MAP_GPA_RANGE;
 
-	if (amd)
+	if (is_amd())
 		asm volatile("vmmcall"
 			     : "+a"(result)
-			     : "b"(AREA), "c"(pages), "d"(attributes)
+			     : "b"(address), "c"(npages), "d"(attributes)
 			     : "memory");
 	else
 		asm volatile("vmcall"
 			     : "+a"(result)
-			     : "b"(AREA), "c"(pages), "d"(attributes)
+			     : "b"(address), "c"(npages), "d"(attributes)
 			     : "memory");
 	return result;
+}
+
+static int32_t ask(uint32_t attributes)
+{
+	return hypercall(AREA, pages, attributes);
 }
 
 __attribute__((noreturn, used)) void run_ap(void)
@@ -279,6 +297,15 @@ static void start_ap(void)
 	say_number(ap_started);
 }
 
+static void ask_stripes(void)
+{
+	int32_t result = 0;
+
+	for (int page = 0; page < pages && !result; page += 2)
+		result = hypercall(AREA + page * PAGE, 1, KVM_MAP_GPA_RANGE_ENCRYPTED);
+	say_number(result);
+}
+
 #define PCI_ADDRESS 0xcf8
 #define PCI_DATA 0xcfc
 #define PCI_ENABLE 0x80000000
@@ -286,20 +313,21 @@ static void start_ap(void)
 #define PCI_COMMAND_MEMORY 0x2
 #define PCI_BAR_2 0x18
 #define IVSHMEM 0x11101af4
+#define I440FX 0x12378086
 
 static uint32_t pci_read(uint32_t slot, uint32_t offset)
 {
 	uint32_t value;
 
-	asm volatile("outl %0, %1" : : "a"(PCI_ENABLE | slot << 11 | offset), "d"(PCI_ADDRESS));
+	outl(PCI_ADDRESS, PCI_ENABLE | slot << 11 | offset);
 	asm volatile("inl %1, %0" : "=a"(value) : "d"(PCI_DATA));
 	return value;
 }
 
 static void pci_write(uint32_t slot, uint32_t offset, uint32_t value)
 {
-	asm volatile("outl %0, %1" : : "a"(PCI_ENABLE | slot << 11 | offset), "d"(PCI_ADDRESS));
-	asm volatile("outl %0, %1" : : "a"(value), "d"(PCI_DATA));
+	outl(PCI_ADDRESS, PCI_ENABLE | slot << 11 | offset);
+	outl(PCI_DATA, value);
 }
 
 static void move_bar(uint32_t bit)
@@ -315,6 +343,68 @@ static void move_bar(uint32_t bit)
 	pci_write(slot, PCI_BAR_2, 0);
 	pci_write(slot, PCI_BAR_2 + 4, bit ? 1U << (bit - 32) : 0);
 	pci_write(slot, PCI_COMMAND, PCI_COMMAND_MEMORY);
+}
+
+/*
+ * In SMM, firmware has the CPU start here, in real mode. What is at 0xb0000 then
+ * has not been used by anybody. There is no way back.
+ */
+#define SMM_CODE 0xa8000
+#define SMRAM_I440FX 0x72
+#define SMRAM_Q35 0x9d
+#define SMRAM_CLOSED 0x0a
+#define SMRAM_OPEN 0x4a
+#define SMI_COMMAND 0xb2
+
+asm(".code16\n"
+    "smm_begin:\n"
+    "movl $0xb0000, %edi\n"
+    "movl $1, %ecx\n"
+    "movl $0x10, %edx\n" /* KVM_MAP_GPA_RANGE_ENCRYPTED */
+    "movl %edi, %ebx\n"
+    "movl $12, %eax\n" /* KVM_HC_MAP_GPA_RANGE */
+    "smm_hypercall: vmmcall\n"
+    "movl (%edi), %ebx\n"
+    "movl $7, (%edi)\n"
+    "movl $0x3f8, %edx\n"
+    "movb $' ', %al\n"
+    "outb %al, %dx\n"
+    "movb $'0', %al\n"
+    "addb %bl, %al\n"
+    "outb %al, %dx\n"
+    "movb $' ', %al\n"
+    "outb %al, %dx\n"
+    "movb $'0', %al\n"
+    "addb (%edi), %al\n"
+    "outb %al, %dx\n"
+    "movb $'\\n', %al\n"
+    "outb %al, %dx\n"
+    "1: hlt\n"
+    "jmp 1b\n"
+    "smm_end:\n"
+    ".code32\n");
+extern const char smm_begin[], smm_hypercall[], smm_end[];
+
+static void smm(bool with_ask)
+{
+	uint32_t offset = pci_read(0, 0) == I440FX ? SMRAM_I440FX : SMRAM_Q35;
+	uint16_t port = PCI_DATA + (offset & 3);
+	volatile char *to = (char *)SMM_CODE;
+
+	pci_read(0, offset & ~3);
+	outb(port, SMRAM_OPEN);
+	for (const char *from = smm_begin; from < smm_end;)
+		*to++ = *from++;
+	/* nothing, or vmcall */
+	to = (char *)SMM_CODE + (smm_hypercall - smm_begin);
+	if (!with_ask)
+		to[0] = to[1] = to[2] = 0x90;
+	else if (!is_amd())
+		to[2] = 0xc1;
+	outb(port, SMRAM_CLOSED);
+	outb(SMI_COMMAND, 0);
+	for (;;)
+		asm volatile("hlt");
 }
 
 __attribute__((noreturn, used)) void run(void)
@@ -344,6 +434,12 @@ __attribute__((noreturn, used)) void run(void)
 			pages = PAGES_LARGE;
 		} else if (equal(line, "bar")) {
 			move_bar(bit);
+		} else if (equal(line, "smm")) {
+			smm(false);
+		} else if (equal(line, "ask smm")) {
+			smm(true);
+		} else if (equal(line, "ask stripes")) {
+			ask_stripes();
 		} else if (equal(line, "ask private")) {
 			say_number(ask(KVM_MAP_GPA_RANGE_ENCRYPTED));
 		} else if (equal(line, "ask shared")) {
