@@ -329,9 +329,9 @@ static int shmem_guest_convert(struct inode *inode, enum guest_memory_event even
  * @len: number of bytes, page aligned
  *
  * Context: Process context, may sleep, takes the invalidate_lock.
- * Return: 0; -EOPNOTSUPP for other modes, -EINVAL if the range is not aligned
- *	or goes past the end of the file; -ENOMEM, -ENOSPC or -EINTR if
- *	only pages at the start of the range were converted.
+ * Return: 0; -EINVAL if the range is not aligned or goes past the end of the file;
+ *	-ENOMEM, -ENOSPC or -EINTR if only pages at the start of the range were
+ *	converted.
  */
 long shmem_guest_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
 {
@@ -340,8 +340,6 @@ long shmem_guest_fallocate(struct file *file, int mode, loff_t offset, loff_t le
 	pgoff_t start, next, end;
 	int ret;
 
-	if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE))
-		return -EOPNOTSUPP;
 	if (!PAGE_ALIGNED(offset) || !PAGE_ALIGNED(len) ||
 	    offset + len > i_size_read(inode))
 		return -EINVAL;

@@ -15,6 +15,11 @@ bool private_memory_create(MachineState *machine, Error **errp)
     return false;
 }
 
+bool private_memory_reset_step(PrivateMemory *pm)
+{
+    g_assert_not_reached();
+}
+
 bool private_memory_load(PrivateMemory *pm, hwaddr gpa, uint64_t size,
                          Error **errp)
 {

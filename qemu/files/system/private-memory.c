@@ -11,7 +11,8 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/bitmap.h"
+#include <linux/mman.h>
+#include <sys/syscall.h>
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/madvise.h"
@@ -46,6 +47,8 @@ struct PrivateMemory {
     RAMBlock *block;
     int fd;
     Error *migration_blocker;
+    /* A reset has begun to free it. */
+    bool resetting;
     /* The last reset has failed. */
     bool unusable;
 
@@ -54,6 +57,8 @@ struct PrivateMemory {
     /* Where to look for leftovers next */
     QEMUTimer *sweep_timer;
     uint64_t sweep_next;
+    /* /proc/self/pagemap */
+    int pagemap_fd;
 
     Stat64 to_private, to_shared;
     Stat64 implicit_to_private, implicit_to_shared;
@@ -69,22 +74,44 @@ typedef struct {
 /* No more memory than that is held twice during a conversion. */
 #define CHUNK_SIZE (2 * MiB)
 
+/* How long the main loop may be kept from more important things */
+#define STEP_MS 5
+
 struct PrivateConversion {
     PrivateMemory *pm;
     uint64_t start, end;
-    /* What is left to be done: from here up to there. */
-    uint64_t next, stop;
+    /* Where to go on */
+    uint64_t next;
     bool to_private, implicit;
     int changed;
-    /* Once it is set, what was done is undone. */
-    int error;
-    /* Pages that were not private before. */
-    unsigned long *allocated;
 };
 
 OBJECT_DEFINE_SIMPLE_TYPE_WITH_INTERFACES(PrivateMemory, private_memory,
                                           PRIVATE_MEMORY, OBJECT,
                                           { TYPE_RESETTABLE_INTERFACE }, { })
+
+/*
+ * Where the data at @start ends, or a chunk of it.  SEEK_HOLE looks at all
+ * pages up to the next hole, which may be most of the file, and that for each
+ * chunk.  So look for it only if it's near.
+ */
+static uint64_t file_data_end(int fd, uint64_t start, uint64_t end)
+{
+    struct cachestat_range range = {
+        .off = start,
+        .len = MIN(end - start, CHUNK_SIZE),
+    };
+    struct cachestat stat;
+    off_t hole;
+
+    if (!syscall(__NR_cachestat, fd, &range, &stat, 0) &&
+        (stat.nr_cache + stat.nr_evicted) * qemu_real_host_page_size() ==
+        range.len) {
+        return start + range.len;
+    }
+    hole = lseek(fd, start, SEEK_HOLE);
+    return hole < 0 ? end : MIN(hole, end);
+}
 
 static int private_memory_punch(PrivateMemory *pm, uint64_t start, uint64_t end)
 {
@@ -95,30 +122,36 @@ static int private_memory_punch(PrivateMemory *pm, uint64_t start, uint64_t end)
     return ret ? -errno : 0;
 }
 
-/* Add the ranges that were not allocated before to @done, also on failure. */
+static bool private_memory_next(PrivateMemory *pm, uint64_t start, uint64_t end,
+                                FileRange *range)
+{
+    off_t data = lseek(pm->fd, start, SEEK_DATA);
+
+    if (data < 0 || data >= end) {
+        return false;
+    }
+    range->start = data;
+    range->end = file_data_end(pm->fd, data, end);
+    return true;
+}
+
 static int private_memory_allocate(PrivateMemory *pm, uint64_t start,
-                                   uint64_t end, GArray *done)
+                                   uint64_t end, bool *changed)
 {
     while (start < end) {
-        off_t hole = lseek(pm->fd, start, SEEK_HOLE);
-        off_t data;
-        FileRange range;
-
-        if (hole < 0) {
-            return -errno;
-        }
-        if (hole >= end) {
-            break;
-        }
-
         /* Fails if there is no data up to the end of the file. */
-        data = lseek(pm->fd, hole, SEEK_DATA);
-        range.start = hole;
-        range.end = data < 0 ? end : MIN(data, end);
-        g_array_append_val(done, range);
+        off_t data = lseek(pm->fd, start, SEEK_DATA);
 
-        if (!fallocate(pm->fd, 0, range.start, range.end - range.start)) {
-            start = range.end;
+        if (data == start) {
+            start = file_data_end(pm->fd, start, end);
+            continue;
+        }
+        data = data < 0 ? end : MIN(data, end);
+
+        /* Part of it may be allocated when this fails. */
+        *changed = true;
+        if (!fallocate(pm->fd, 0, start, data - start)) {
+            start = data;
         } else if (errno != EINTR) {
             return -errno;
         }
@@ -127,41 +160,26 @@ static int private_memory_allocate(PrivateMemory *pm, uint64_t start,
     return 0;
 }
 
-/* Fails with nothing changed, but for pages that are private already. */
+/*
+ * What has become private stays so on failure: another vCPU may have used it
+ * since.
+ */
 static int private_memory_to_private(PrivateMemory *pm, uint64_t start,
-                                     uint64_t end, GArray *done)
+                                     uint64_t end)
 {
-    int ret = private_memory_allocate(pm, start, end, done);
+    bool changed = false;
+    int ret = private_memory_allocate(pm, start, end, &changed);
+    FileRange range;
 
-    if (!ret && done->len) {
-        ret = ram_block_discard_range(pm->block, start, end - start);
-    }
-    if (ret) {
-        for (guint i = 0; i < done->len; i++) {
-            FileRange *range = &g_array_index(done, FileRange, i);
+    while (changed && private_memory_next(pm, start, end, &range)) {
+        int err = ram_block_discard_range(pm->block, range.start,
+                                          range.end - range.start);
 
-            trace_private_memory_undo(range->start, range->end - range->start);
-            private_memory_punch(pm, range->start, range->end);
-        }
-        return ret;
+        ret = ret ?: err;
+        start = range.end;
     }
 
-    return done->len > 0;
-}
-
-static bool private_memory_next(PrivateMemory *pm, uint64_t start, uint64_t end,
-                                FileRange *range)
-{
-    off_t data = lseek(pm->fd, start, SEEK_DATA);
-    off_t hole;
-
-    if (data < 0 || data >= end) {
-        return false;
-    }
-    hole = lseek(pm->fd, data, SEEK_HOLE);
-    range->start = data;
-    range->end = hole < 0 ? end : MIN(hole, end);
-    return true;
+    return ret ?: changed;
 }
 
 /*
@@ -189,6 +207,9 @@ static int private_memory_to_shared(PrivateMemory *pm, uint64_t start,
     return changed;
 }
 
+/* In memory, or swapped out */
+#define PAGEMAP_HELD (1ULL << 63 | 1ULL << 62)
+
 /*
  * Leftovers: whatever accesses the shared half of a private page in QEMU, such
  * as a device's DMA, may have the host allocate memory for it, which is of no
@@ -199,35 +220,37 @@ static bool private_memory_next_leftover(PrivateMemory *pm, uint64_t start,
 {
     RAMBlock *block = pm->block;
     size_t page_size = qemu_real_host_page_size();
-    uint8_t resident[CHUNK_SIZE / 4096];
+    /* An entry for each page */
+    uint64_t pagemap[CHUNK_SIZE / 4096];
     uint64_t n, i, first;
 
     /* What is in files does not have to be mapped. */
     if (block->fd >= 0 && qemu_ram_is_shared(block)) {
         off_t data = lseek(block->fd, start + block->fd_offset, SEEK_DATA);
-        off_t hole;
 
         if (data < 0 || data - block->fd_offset >= end) {
             return false;
         }
-        hole = lseek(block->fd, data, SEEK_HOLE);
         range->start = data - block->fd_offset;
-        range->end = hole < 0 ? end : MIN(hole - block->fd_offset, end);
+        range->end = file_data_end(block->fd, data, end + block->fd_offset) -
+                     block->fd_offset;
         return true;
     }
 
-    for (; start < end; start += n) {
-        n = MIN(end - start, CHUNK_SIZE);
-        if (mincore(block->host + start, n, resident) < 0) {
+    for (; start < end; start += n * page_size) {
+        n = MIN(end - start, CHUNK_SIZE) / page_size;
+        if (pread(pm->pagemap_fd, pagemap, n * sizeof(pagemap[0]),
+                  ((uintptr_t)block->host + start) / page_size *
+                  sizeof(pagemap[0])) != n * sizeof(pagemap[0])) {
             return false;
         }
-        for (i = 0; i < n / page_size && !(resident[i] & 1); i++) {
+        for (i = 0; i < n && !(pagemap[i] & PAGEMAP_HELD); i++) {
             ;
         }
-        if (i == n / page_size) {
+        if (i == n) {
             continue;
         }
-        for (first = i; i < n / page_size && resident[i] & 1; i++) {
+        for (first = i; i < n && pagemap[i] & PAGEMAP_HELD; i++) {
             ;
         }
         range->start = start + first * page_size;
@@ -268,7 +291,6 @@ static uint64_t private_memory_leftovers(PrivateMemory *pm, uint64_t start,
  * has time for more important things.
  */
 #define SWEEP_PERIOD_MS 10000
-#define SWEEP_STEP_MS 5
 
 static void private_memory_sweep(void *opaque)
 {
@@ -298,9 +320,9 @@ static void private_memory_sweep(void *opaque)
             return;
         }
         pm->sweep_next = range.start;
-    } while (now < begin + SWEEP_STEP_MS);
+    } while (now < begin + STEP_MS);
 
-    timer_mod(pm->sweep_timer, now + SWEEP_STEP_MS);
+    timer_mod(pm->sweep_timer, now + STEP_MS);
 }
 
 static Stat64 *private_memory_counter(PrivateMemory *pm, bool to_private,
@@ -320,96 +342,42 @@ PrivateConversion *private_memory_convert_begin(PrivateMemory *pm,
 
     c->pm = pm;
     c->start = c->next = offset;
-    c->end = c->stop = offset + size;
+    c->end = offset + size;
     c->to_private = to_private;
     c->implicit = implicit;
-    if (to_private) {
-        c->allocated = bitmap_try_new(size / qemu_real_host_page_size());
-        if (!c->allocated) {
-            c->error = -ENOMEM;
-            c->next = c->end;
-        }
-    }
     return c;
 }
 
 void private_memory_convert_end(PrivateConversion *c)
 {
-    g_free(c->allocated);
     g_free(c);
-}
-
-/* Called with PrivateMemory.lock held. */
-static int private_memory_convert_chunk(PrivateConversion *c, uint64_t end)
-{
-    g_autoptr(GArray) done = NULL;
-    size_t page_size = qemu_real_host_page_size();
-    int ret;
-
-    if (!c->to_private) {
-        return private_memory_to_shared(c->pm, c->next, end);
-    }
-
-    done = g_array_new(false, false, sizeof(FileRange));
-    ret = private_memory_to_private(c->pm, c->next, end, done);
-    for (guint i = 0; ret > 0 && i < done->len; i++) {
-        FileRange *range = &g_array_index(done, FileRange, i);
-
-        bitmap_set(c->allocated, (range->start - c->start) / page_size,
-                   (range->end - range->start) / page_size);
-    }
-    return ret;
-}
-
-/* Called with PrivateMemory.lock held. */
-static void private_memory_undo_chunk(PrivateConversion *c, uint64_t end)
-{
-    size_t page_size = qemu_real_host_page_size();
-    unsigned long last = (end - c->start) / page_size;
-    unsigned long i = (c->next - c->start) / page_size;
-
-    while ((i = find_next_bit(c->allocated, last, i)) < last) {
-        unsigned long n = find_next_zero_bit(c->allocated, last, i) - i;
-
-        trace_private_memory_undo(c->start + i * page_size, n * page_size);
-        private_memory_punch(c->pm, c->start + i * page_size,
-                             c->start + (i + n) * page_size);
-        i += n;
-    }
 }
 
 int private_memory_convert_step(PrivateConversion *c)
 {
     PrivateMemory *pm = c->pm;
-    uint64_t end = MIN(QEMU_ALIGN_UP(c->next + 1, CHUNK_SIZE), c->stop);
+    uint64_t end = MIN(QEMU_ALIGN_UP(c->next + 1, CHUNK_SIZE), c->end);
     int ret;
 
     QEMU_LOCK_GUARD(&pm->lock);
 
-    if (c->next < end && c->error) {
-        private_memory_undo_chunk(c, end);
-        stat64_add(&pm->changes, 1);
-        c->next = end;
-    } else if (c->next < end) {
-        ret = private_memory_convert_chunk(c, end);
-        if (ret) {
-            stat64_add(&pm->changes, 1);
-        }
-        if (ret >= 0) {
-            c->changed |= ret;
-            c->next = end;
-        } else {
-            /* Take back what came before, which is nothing if to shared. */
-            c->error = ret;
-            c->stop = c->to_private ? c->next : c->start;
-            c->next = c->start;
-        }
+    if (c->to_private) {
+        ret = private_memory_to_private(pm, c->next, end);
+    } else {
+        ret = private_memory_to_shared(pm, c->next, end);
     }
-    if (c->next < c->stop) {
-        return -EINPROGRESS;
+    if (ret) {
+        stat64_add(&pm->changes, 1);
+    }
+    if (ret >= 0) {
+        c->changed |= ret;
+        c->next = end;
+        if (c->next < c->end) {
+            return -EINPROGRESS;
+        }
+        ret = c->changed;
     }
 
-    ret = c->error ?: c->changed;
     if (ret < 0) {
         stat64_add(&pm->failures, 1);
     } else if (ret > 0 || !c->implicit) {
@@ -502,21 +470,19 @@ bool private_memory_load(PrivateMemory *pm, hwaddr gpa, uint64_t size,
 
 bool private_memory_contains(const MemoryRegion *mr, uint64_t offset)
 {
-    PrivateMemory *pm = current_machine->private_memory;
-    FileRange range;
+    PrivateMemory *pm = mr->ram_block->private_memory;
 
-    return pm && mr->ram_block == pm->block &&
-           private_memory_next(pm, offset, offset + 1, &range);
+    return pm && lseek(pm->fd, offset, SEEK_DATA) == offset;
 }
 
 uint64_t private_memory_skip(const MemoryRegion *mr, uint64_t *offset,
                              uint64_t size)
 {
-    PrivateMemory *pm = current_machine->private_memory;
+    PrivateMemory *pm = mr->ram_block->private_memory;
     uint64_t end = *offset + size;
     FileRange range;
 
-    if (!pm || mr->ram_block != pm->block) {
+    if (!pm) {
         return size;
     }
     while (private_memory_next(pm, *offset, end, &range)) {
@@ -540,9 +506,9 @@ bool private_memory_usable(PrivateMemory *pm)
 
 int private_memory_fd(const MemoryRegion *mr)
 {
-    PrivateMemory *pm = current_machine->private_memory;
+    PrivateMemory *pm = mr->ram_block->private_memory;
 
-    return pm && pm->block == mr->ram_block ? pm->fd : -1;
+    return pm ? pm->fd : -1;
 }
 
 bool private_memory_create(MachineState *machine, Error **errp)
@@ -643,6 +609,12 @@ bool private_memory_create(MachineState *machine, Error **errp)
 
     pm_obj = object_new(TYPE_PRIVATE_MEMORY);
     pm = PRIVATE_MEMORY(pm_obj);
+    pm->pagemap_fd = qemu_open("/proc/self/pagemap", O_RDONLY, errp);
+    if (pm->pagemap_fd < 0) {
+        ram_block_discard_require(false);
+        object_unref(pm_obj);
+        return false;
+    }
     error_setg(&pm->migration_blocker, "private memory can't be migrated");
     if (migrate_add_blocker(&pm->migration_blocker, errp) < 0) {
         ram_block_discard_require(false);
@@ -660,6 +632,7 @@ bool private_memory_create(MachineState *machine, Error **errp)
     pm->backend = MEMORY_BACKEND(object_ref(obj));
     pm->backend->guest_private_used = true;
     pm->block = block;
+    block->private_memory = pm;
     pm->fd = fd;
     object_property_add_child(OBJECT(machine), "private-memory", pm_obj);
     object_unref(pm_obj);
@@ -675,7 +648,10 @@ bool private_memory_create(MachineState *machine, Error **errp)
 
 static void private_memory_init(Object *obj)
 {
-    qemu_mutex_init(&PRIVATE_MEMORY(obj)->lock);
+    PrivateMemory *pm = PRIVATE_MEMORY(obj);
+
+    qemu_mutex_init(&pm->lock);
+    pm->pagemap_fd = -1;
 }
 
 static void private_memory_finalize(Object *obj)
@@ -683,6 +659,9 @@ static void private_memory_finalize(Object *obj)
     PrivateMemory *pm = PRIVATE_MEMORY(obj);
 
     timer_free(pm->sweep_timer);
+    if (pm->pagemap_fd >= 0) {
+        close(pm->pagemap_fd);
+    }
     qemu_mutex_destroy(&pm->lock);
     object_unref(OBJECT(pm->backend));
 }
@@ -690,6 +669,35 @@ static void private_memory_finalize(Object *obj)
 static ResettableState *private_memory_get_reset_state(Object *obj)
 {
     return &PRIVATE_MEMORY(obj)->reset_state;
+}
+
+bool private_memory_reset_step(PrivateMemory *pm)
+{
+    int64_t begin = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    uint64_t size = pm->block->max_length;
+    FileRange range;
+    int ret;
+
+    pm->resetting = true;
+    while (private_memory_next(pm, 0, size, &range)) {
+        WITH_QEMU_LOCK_GUARD(&pm->lock) {
+            ret = private_memory_to_shared(pm, range.start,
+                                           MIN(range.start + CHUNK_SIZE, size));
+        }
+        if (ret < 0) {
+            /* The reset itself will find the same, and tell. */
+            break;
+        }
+        if (qemu_clock_get_ms(QEMU_CLOCK_REALTIME) >= begin + STEP_MS) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool private_memory_is_resetting(PrivateMemory *pm)
+{
+    return pm->resetting;
 }
 
 static void private_memory_reset_hold(Object *obj, ResetType type)
@@ -706,6 +714,7 @@ static void private_memory_reset_hold(Object *obj, ResetType type)
         ret = private_memory_to_shared(pm, 0, pm->block->max_length);
     }
     trace_private_memory_reset(ret);
+    pm->resetting = false;
     pm->unusable = ret < 0;
     if (ret < 0) {
         error_report("failed to reset private memory: %s", strerror(-ret));

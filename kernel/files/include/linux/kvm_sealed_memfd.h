@@ -56,6 +56,6 @@ int kvm_sealed_memfd_put(const struct kvm_sealed_memfd_access *access,
 			 const void *data, int offset, int len);
 void kvm_sealed_memfd_report_error(const void *kaddr);
 
-int kvm_arch_load_mc(void *to, const void *from, int len);
+int kvm_arch_copy_mc(void *to, const void *from, int len);
 
 #endif /* _LINUX_KVM_SEALED_MEMFD_H */

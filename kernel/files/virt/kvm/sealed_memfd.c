@@ -146,6 +146,7 @@ static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 	sealed->slot = slot;
 
 	KVM_MMU_LOCK(kvm);
+	atomic64_inc(&kvm->sealed_memfd_changes);
 	kvm_sealed_memfd_set_change(sealed, event, start, end);
 	if (slot) {
 		struct kvm_gfn_range range = {
@@ -331,6 +332,8 @@ static void kvm_sealed_memfd_unregister(struct kvm_memory_slot *slot)
 				    hva + (slot->npages << PAGE_SHIFT));
 	guest_memory_unregister(slot->gmem.file, &sealed->notifier);
 	sealed->registered = false;
+	/* No changes are seen from here on. */
+	atomic64_inc(&sealed->kvm->sealed_memfd_changes);
 }
 
 static void kvm_sealed_memfd_unbind(struct kvm_memory_slot *slot)
@@ -463,25 +466,6 @@ static void *kvm_sealed_memfd_kmap(const struct kvm_memory_slot *slot, gfn_t gfn
 	return kmap_local_page(folio_file_page(folio, kvm_sealed_memfd_index(slot, gfn)));
 }
 
-/*
- * CPUs, and thus guests, expect aligned words to be accessed in one go, e.g. the
- * entries of page tables.
- *
- * Like a guest KVM may come upon a memory error.  It's the access that fails then,
- * not the host.  That is for reads: what is written isn't looked at by the CPU.
- */
-static int kvm_sealed_memfd_copy_from_page(void *to, const void *from, int len)
-{
-	switch (len) {
-	case sizeof(u16):
-	case sizeof(u32):
-	case sizeof(u64):
-		return kvm_arch_load_mc(to, from, len);
-	default:
-		return copy_mc_to_kernel(to, from, len) ? -EFAULT : 0;
-	}
-}
-
 /**
  * kvm_sealed_memfd_report_error - a page has turned out to be lost
  * @kaddr: the kernel's mapping of it
@@ -495,6 +479,14 @@ void kvm_sealed_memfd_report_error(const void *kaddr)
 	memory_failure_queue(page_to_pfn(kmap_to_page((void *)kaddr)), 0);
 }
 
+/*
+ * CPUs, and thus guests, expect aligned words to be accessed in one go, e.g. the
+ * entries of page tables.
+ *
+ * Like a guest KVM may come upon a memory error.  With kvm_arch_copy_mc() it's the
+ * access that fails then, not the host.  That is for reads: what is written isn't
+ * looked at by the CPU.
+ */
 static void kvm_sealed_memfd_copy_to_page(void *to, const void *from, int len)
 {
 	switch (len) {
@@ -559,7 +551,7 @@ static int kvm_sealed_memfd_read_private(const struct kvm_memory_slot *slot, gfn
 		return PTR_ERR(folio);
 
 	kaddr = kvm_sealed_memfd_kmap(slot, gfn, folio);
-	r = kvm_sealed_memfd_copy_from_page(data, kaddr + offset, len);
+	r = kvm_arch_copy_mc(data, kaddr + offset, len);
 	if (r)
 		kvm_sealed_memfd_report_error(kaddr);
 	kunmap_local(kaddr);
@@ -880,7 +872,7 @@ int kvm_sealed_memfd_get(const struct kvm_sealed_memfd_access *access,
 	if (!access->kaddr)
 		return kvm_sealed_memfd_copy_from_user(data, access->uaddr + offset, len);
 
-	r = kvm_sealed_memfd_copy_from_page(data, access->kaddr + offset, len);
+	r = kvm_arch_copy_mc(data, access->kaddr + offset, len);
 	if (r)
 		kvm_sealed_memfd_report_error(access->kaddr);
 	return r;

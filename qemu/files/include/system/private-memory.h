@@ -43,8 +43,8 @@ int private_memory_fd(const MemoryRegion *mr);
  * @implicit: whether the guest just accessed it, rather than asked for that
  *
  * Pages that change are zero afterwards.  Pages that are of the wanted kind
- * already keep their content.  On failure no page has changed to private, but
- * pages that were to change to private may be zero.
+ * already keep their content.  On failure some of the pages may have changed,
+ * and stay so: a vCPU may have used them in the meantime.
  *
  * May be called without the BQL, by any number of threads.
  *
@@ -66,7 +66,7 @@ PrivateConversion *private_memory_convert_begin(PrivateMemory *pm,
                                                 bool to_private, bool implicit);
 
 /**
- * private_memory_convert_step: Convert at most 2 MiB, or take that much back
+ * private_memory_convert_step: Convert at most 2 MiB
  * @c: a conversion that is not complete
  *
  * Return: -EINPROGRESS if it is not complete yet, else what
@@ -93,6 +93,25 @@ void private_memory_refuse(PrivateMemory *pm);
  * Return: false if the last reset has failed.
  */
 bool private_memory_usable(PrivateMemory *pm);
+
+/**
+ * private_memory_reset_step: Free private memory for some milliseconds
+ * @pm: the private half of the machine's RAM
+ *
+ * Called ahead of a reset, with the vCPUs paused, as freeing all of it at once
+ * would stall the main loop.
+ *
+ * Return: true if the reset can take place now, false if there is more to do.
+ */
+bool private_memory_reset_step(PrivateMemory *pm);
+
+/**
+ * private_memory_is_resetting: Does the guest have to wait for a reset?
+ * @pm: the private half of the machine's RAM
+ *
+ * Return: true after private_memory_reset_step() until the reset is done.
+ */
+bool private_memory_is_resetting(PrivateMemory *pm);
 
 /**
  * private_memory_load: Make guest memory private with the content it has
@@ -130,8 +149,7 @@ uint64_t private_memory_skip(const MemoryRegion *mr, uint64_t *offset,
                              uint64_t size);
 
 /**
- * private_memory_conversions: How often pages have been converted so far, or
- * converted back
+ * private_memory_conversions: How often pages have been converted so far
  * @pm: the private half of the machine's RAM
  */
 uint64_t private_memory_conversions(PrivateMemory *pm);

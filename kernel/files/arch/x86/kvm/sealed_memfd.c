@@ -16,7 +16,7 @@
 
 /*
  * 0, or -EFAULT if there's a machine check, which the host survives as it would in
- * copy_mc_to_kernel().
+ * copy_mc_to_kernel() where that can.
  */
 #define load_mc(to, from)						\
 ({									\
@@ -28,7 +28,7 @@
 		     "   xor %k[ret], %k[ret]\n"			\
 		     "2:\n"						\
 		     _ASM_EXTABLE_TYPE(1b, 2b, EX_TYPE_DEFAULT_MCE_SAFE) \
-		     : [ret] "+&r" (__ret), [dst] "=&r" (__val)		\
+		     : [ret] "+&r" (__ret), [dst] "=&q" (__val)		\
 		     : [src] "m" (*(from))				\
 		     : "cc");						\
 	if (!__ret)							\
@@ -53,29 +53,46 @@
 })
 
 /**
- * kvm_arch_load_mc - load an aligned word, unless there's a memory error
- * @to: where to put it
+ * kvm_arch_copy_mc - copy from guest memory, unless there's a memory error
+ * @to: where to copy it to
  * @from: where it is, in the kernel's mapping of guest memory
- * @len: number of bytes: 2, 4 or 8
+ * @len: number of bytes
  *
- * What copy_mc_to_kernel() doesn't do is to load words in one go.
+ * Unlike copy_mc_to_kernel(), this loads aligned words in one go, and survives
+ * memory errors whatever the CPU has for copying: that is memcpy() if there are no
+ * fast strings, e.g. on AMD before Zen 3.
  *
  * Context: Any.
  * Return: 0, or -EFAULT if the memory was found to be lost.
  */
-int kvm_arch_load_mc(void *to, const void *from, int len)
+int kvm_arch_copy_mc(void *to, const void *from, int len)
 {
-	switch (len) {
-	case 2:
-		return load_mc((u16 *)to, (const u16 *)from);
-	case 4:
-		return load_mc((u32 *)to, (const u32 *)from);
-	case 8:
-		return load_mc((u64 *)to, (const u64 *)from);
+	int n, r;
+
+	for (; len; to += n, from += n, len -= n) {
+		n = 1 << __ffs((unsigned long)from | sizeof(u64));
+		while (n > len)
+			n /= 2;
+
+		switch (n) {
+		case 1:
+			r = load_mc((u8 *)to, (const u8 *)from);
+			break;
+		case 2:
+			r = load_mc((u16 *)to, (const u16 *)from);
+			break;
+		case 4:
+			r = load_mc((u32 *)to, (const u32 *)from);
+			break;
+		default:
+			r = load_mc((u64 *)to, (const u64 *)from);
+			break;
+		}
+		if (r)
+			return r;
 	}
 
-	WARN_ON_ONCE(1);
-	return -EFAULT;
+	return 0;
 }
 
 static int cmpxchg_private(void *kaddr, int len, void *old, const void *new)
@@ -176,15 +193,17 @@ static int steal_time_clear_preempted(struct kvm_sealed_memfd_access *access,
 }
 
 /*
- * Does the page say that the vCPU was preempted, where KVM has said so?  If it
- * does not, or can't be read, it was converted, and with it may have gone what
- * another vCPU asked for by KVM_VCPU_FLUSH_TLB.  The shared half may be found as
- * it was, and also say what it said long ago: so it matters which half it is.
+ * Is it the same page by which KVM has said that the vCPU is preempted?  If it can't
+ * be read, or may have been converted, another vCPU may have asked for
+ * KVM_VCPU_FLUSH_TLB in what is gone now.  That isn't told by what the page says, as
+ * it may have got the content of another one, be it from long ago, and may have been
+ * converted more than once.  So go by conversions, of whatever page: they make TLBs
+ * be flushed anyway, if only of vCPUs that run.
  */
-static bool steal_time_is_preserved(struct kvm_vcpu *vcpu, bool private, u8 preempted)
+static bool steal_time_is_preserved(struct kvm_vcpu *vcpu, s64 changes, u8 preempted)
 {
 	return !vcpu->arch.st.preempted ||
-	       (private == vcpu->arch.st.preempted_in_private &&
+	       (changes == vcpu->arch.st.preempted_after_changes &&
 		(preempted & KVM_VCPU_PREEMPTED));
 }
 
@@ -237,15 +256,16 @@ void kvm_sealed_memfd_record_steal_time(struct kvm_vcpu *vcpu,
 {
 	struct kvm_sealed_memfd_access access;
 	int r, base = offset_in_page(gpa);
-	bool private = false, flush;
+	s64 changes = 0;
 	u8 preempted = 0;
+	bool flush;
 
 	do {
 		r = kvm_sealed_memfd_begin_access(&access, slot, gpa_to_gfn(gpa),
 						  KVM_EITHER_HALF);
 		if (r)
 			break;
-		private = access.kaddr;
+		changes = atomic64_read(&vcpu->kvm->sealed_memfd_changes);
 		r = steal_time_clear_preempted(&access, base, &preempted) ?:
 		    steal_time_update(vcpu, &access, base);
 		kvm_sealed_memfd_end_access(&access);
@@ -254,7 +274,7 @@ void kvm_sealed_memfd_record_steal_time(struct kvm_vcpu *vcpu,
 
 	if (guest_pv_has(vcpu, KVM_FEATURE_PV_TLB_FLUSH)) {
 		flush = preempted & KVM_VCPU_FLUSH_TLB ||
-			!steal_time_is_preserved(vcpu, private, preempted);
+			!steal_time_is_preserved(vcpu, changes, preempted);
 		trace_kvm_pv_tlb_flush(vcpu->vcpu_id, flush);
 		if (flush)
 			kvm_make_request(KVM_REQ_TLB_FLUSH_GUEST, vcpu);
@@ -288,7 +308,8 @@ void kvm_sealed_memfd_set_preempted(struct kvm_vcpu *vcpu,
 
 	if (!kvm_sealed_memfd_put(&access, &preempted, offset, sizeof(preempted))) {
 		vcpu->arch.st.preempted = KVM_VCPU_PREEMPTED;
-		vcpu->arch.st.preempted_in_private = access.kaddr;
+		vcpu->arch.st.preempted_after_changes =
+			atomic64_read(&vcpu->kvm->sealed_memfd_changes);
 	}
 	kvm_sealed_memfd_end_access(&access);
 

@@ -16,6 +16,7 @@
 #include <linux/io_uring.h>
 #include <linux/loop.h>
 #include <linux/udmabuf.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -2097,8 +2098,157 @@ TEST_F(pages, memcg_limit_of_write)
 	ASSERT_TRUE(cgroup_write(self, "memory.max", "max"));
 	EXPECT_EQ(size - done, pwrite(fd, buf + done, size - done, done));
 	EXPECT_EQ(size / page_size, nr_allocated(fd));
+
+	/* Each page was charged once, and no longer is. */
+	EXPECT_GT(size + MB(16), cgroup_read(self, "memory.current"));
 	close(fd);
+	EXPECT_GT(MB(16), cgroup_read(self, "memory.current"));
 	close(source);
+}
+
+/* A page at @addr, or anywhere, that whoever touches it has to wait for. */
+static char *new_slow_page(int *uffd, char *addr)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	char *p;
+
+	*uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	if (*uffd < 0 || ioctl(*uffd, UFFDIO_API, &api) ||
+	    !(api.features & UFFD_FEATURE_POISON))
+		return NULL;
+
+	p = mmap(addr, page_size, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | (addr ? MAP_FIXED : 0), -1, 0);
+	reg.range.start = (uintptr_t)p;
+	reg.range.len = page_size;
+	return p == MAP_FAILED || ioctl(*uffd, UFFDIO_REGISTER, &reg) ? NULL : p;
+}
+
+/* They have waited in vain. */
+static bool fail_slow_page(int uffd, char *p)
+{
+	struct uffdio_poison poison = {
+		.range.start = (uintptr_t)p,
+		.range.len = page_size,
+	};
+
+	return !ioctl(uffd, UFFDIO_POISON, &poison);
+}
+
+/* A system call, in a thread of its own, that has to wait for something. */
+struct waiting_call {
+	pthread_t thread;
+	long (*func)(int fd, void *arg);
+	int fd;
+	void *arg;
+	pid_t tid;
+	int error;
+};
+
+static void *waiting_thread(void *data)
+{
+	struct waiting_call *call = data;
+
+	__atomic_store_n(&call->tid, syscall(__NR_gettid), __ATOMIC_RELEASE);
+	call->error = call->func(call->fd, call->arg) < 0 ? errno : 0;
+	return NULL;
+}
+
+/* Returns when it waits. */
+static bool start_waiting_call(struct waiting_call *call)
+{
+	char path[64], buf[256], *state;
+	int i, fd;
+
+	if (pthread_create(&call->thread, NULL, waiting_thread, call))
+		return false;
+	while (!__atomic_load_n(&call->tid, __ATOMIC_ACQUIRE))
+		sched_yield();
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", call->tid);
+	for (i = 0; i < 10000; i++) {
+		memset(buf, 0, sizeof(buf));
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || read(fd, buf, sizeof(buf) - 1) <= 0)
+			return false;
+		close(fd);
+		state = strrchr(buf, ')');
+		if (state && strchr("DS", state[2]))
+			return true;
+		usleep(1000);
+	}
+	return false;
+}
+
+static long write_pages(int fd, void *source)
+{
+	return pwrite(fd, source, MB(2), 0);
+}
+
+/* Pages are charged as soon as they are allocated, not when they are the guest's. */
+TEST_F(pages, charged_while_writing)
+{
+	struct waiting_call call = { .func = write_pages };
+	char *buf, *slow;
+	long before;
+	int uffd;
+
+	buf = mmap(NULL, MB(2), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, buf);
+	memset(buf, 1, MB(2));
+	slow = new_slow_page(&uffd, buf + MB(2) - page_size);
+	if (!slow)
+		SKIP(return, "no userfaultfd");
+	if (!enter_cgroup(self))
+		SKIP(return, "no memory cgroups");
+
+	call.fd = new_sealed_memfd(MB(2));
+	ASSERT_LE(0, call.fd);
+	call.arg = buf;
+	before = cgroup_read(self, "memory.current");
+	ASSERT_TRUE(start_waiting_call(&call));
+	EXPECT_EQ(0, nr_allocated(call.fd));
+	EXPECT_LT(before + (long)MB(1), cgroup_read(self, "memory.current"));
+	ASSERT_TRUE(fail_slow_page(uffd, slow));
+	ASSERT_EQ(0, pthread_join(call.thread, NULL));
+	EXPECT_EQ(0, call.error);
+	EXPECT_EQ(MB(2) - page_size, lseek(call.fd, 0, SEEK_HOLE));
+	close(call.fd);
+	close(uffd);
+}
+
+/* What sealing allocates is freed, whether it fails or the file goes away. */
+TEST_F(pages, seal_frees_memory)
+{
+	long before;
+	char *p;
+	int i, fd;
+
+	if (!enter_cgroup(self))
+		SKIP(return, "no memory cgroups");
+
+	fd = new_memfd(MFD_ALLOW_SEALING, page_size);
+	p = mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	before = cgroup_read(self, "memory.current");
+	for (i = 0; i < 25000; i++)
+		ASSERT_EQ(-1, seal(fd, F_SEAL_GUEST));
+	EXPECT_GT(before + MB(1), cgroup_read(self, "memory.current"));
+	close(fd);
+
+	for (i = 0; i < 25000; i++) {
+		fd = new_sealed_memfd(page_size);
+		ASSERT_LE(0, fd);
+		close(fd);
+	}
+	/* Inodes are freed after a while. */
+	for (i = 0; i < 1000; i++) {
+		if (cgroup_read(self, "memory.current") < before + (long)MB(1))
+			break;
+		usleep(10000);
+	}
+	EXPECT_GT(1000, i);
 }
 
 /* Swap in memory: not of much use, other than that pages leave for it. */
@@ -2418,6 +2568,98 @@ TEST_F(race, map_privately)
 	TH_LOG("%u of %d mappings came with the seal", self->nr_done, i);
 }
 
+/* Gives -1 when it fails, 1 if it should have failed. */
+static int read_half_way(FIXTURE_DATA(race) *self)
+{
+	char c;
+
+	/* It has to wait for a page, of which there's another one then. */
+	return pread(self->fd, &c, 1, 0) == 1 ? c : -1;
+}
+
+static int map_half_way(FIXTURE_DATA(race) *self)
+{
+	char *p = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
+	bool sealed = __atomic_load_n(&self->sealed, __ATOMIC_RELAXED);
+
+	if (p == MAP_FAILED)
+		return -1;
+	munmap(p, page_size);
+	return sealed;
+}
+
+static int (*half_way_action)(FIXTURE_DATA(race) *self);
+
+static void *half_way_thread(void *data)
+{
+	FIXTURE_DATA(race) *self = data;
+	int ret;
+
+	for (;;) {
+		pthread_barrier_wait(&self->barrier);
+		if (self->stop)
+			return NULL;
+		while ((ret = half_way_action(self)) >= 0)
+			self->done |= ret;
+		pthread_barrier_wait(&self->barrier);
+	}
+}
+
+/*
+ * Whoever wakes up with a higher priority on the same CPU finds the other thread
+ * anywhere, e.g. having found a file that is not sealed, and seals it.
+ */
+static void run_half_way(struct __test_metadata *_metadata, FIXTURE_DATA(race) *self,
+			 int (*action)(FIXTURE_DATA(race) *self))
+{
+	struct sched_param fifo = { .sched_priority = 1 };
+	char buf[page_size];
+	pthread_t thread;
+	cpu_set_t cpus;
+	int i;
+
+	memset(buf, 1, page_size);
+	CPU_ZERO(&cpus);
+	CPU_SET(sched_getcpu(), &cpus);
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(cpus), &cpus));
+	half_way_action = action;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, half_way_thread, self));
+	if (sched_setscheduler(0, SCHED_FIFO, &fifo))
+		SKIP(return, "no SCHED_FIFO");
+
+	for (i = 0; i < 4 * NR_RACES; i++) {
+		self->fd = new_memfd(MFD_ALLOW_SEALING, page_size);
+		ASSERT_LE(0, self->fd);
+		self->sealed = false;
+		ASSERT_EQ(1, pwrite(self->fd, "", 1, 0));
+		pthread_barrier_wait(&self->barrier);
+		do {
+			usleep(100 + rand() % 100);
+			fallocate(self->fd, PUNCH, 0, page_size);
+		} while (seal(self->fd, F_SEAL_GUEST) && errno == EBUSY);
+		__atomic_store_n(&self->sealed, true, __ATOMIC_RELAXED);
+		ASSERT_EQ(page_size, pwrite(self->fd, buf, page_size, 0));
+		pthread_barrier_wait(&self->barrier);
+		ASSERT_FALSE(self->done) {
+			TH_LOG("at the %dth try", i + 1);
+		}
+		close(self->fd);
+	}
+	self->stop = true;
+	pthread_barrier_wait(&self->barrier);
+	pthread_join(thread, NULL);
+}
+
+TEST_F(race, read_half_way)
+{
+	run_half_way(_metadata, self, read_half_way);
+}
+
+TEST_F(race, map_half_way)
+{
+	run_half_way(_metadata, self, map_half_way);
+}
+
 static void *collapse_thread(void *data)
 {
 	FIXTURE_DATA(race) *self = data;
@@ -2449,7 +2691,7 @@ TEST_F(race, collapse)
 	memset(buf, 0x5a, page_size);
 	area = mmap(NULL, MB(4), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, area);
-	self->map = (char *)(((uintptr_t)area + MB(2) - 1) & ~(MB(2) - 1));
+	self->map = (char *)(((uintptr_t)area + MB(2)) & ~(MB(2) - 1));
 
 	CPU_ZERO(&cpus);
 	CPU_SET(0, &cpus);
@@ -2472,6 +2714,10 @@ TEST_F(race, collapse)
 		self->sealed = !seal(self->fd, F_SEAL_GUEST);
 		if (self->sealed)
 			ASSERT_EQ(page_size, pwrite(self->fd, buf, page_size, 0));
+		/* Unmapping has the page put where a collapse can take it from. */
+		ASSERT_EQ(area, mmap(area, page_size, PROT_READ,
+				     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+		ASSERT_EQ(0, munmap(area, page_size));
 		pthread_barrier_wait(&self->barrier);
 
 		/* There is what was written, and nothing around it. */
@@ -2486,6 +2732,59 @@ TEST_F(race, collapse)
 	pthread_barrier_wait(&self->barrier);
 	pthread_join(thread, NULL);
 	TH_LOG("%u times sealed, %u times collapsed", self->nr_sealed, self->nr_done);
+}
+
+/*
+ * A write that waits for its source keeps everybody else waiting: first who seals
+ * the file, and after that who allocates, or frees, pages.
+ */
+static long waiting_write(int fd, void *source)
+{
+	return pwrite(fd, source, 1, 0);
+}
+
+static long waiting_seal(int fd, void *arg)
+{
+	return seal(fd, F_SEAL_GUEST);
+}
+
+static long waiting_fallocate(int fd, void *arg)
+{
+	return fallocate(fd, 0, 0, page_size);
+}
+
+TEST_F(race, fallocate_waits_for_seal)
+{
+	struct waiting_call calls[] = {
+		{ .func = waiting_write }, { .func = waiting_seal },
+		{ .func = waiting_fallocate },
+	};
+	int i, uffd;
+	char *p;
+
+	p = new_slow_page(&uffd, NULL);
+	if (!p)
+		SKIP(return, "no userfaultfd");
+
+	self->fd = new_memfd(MFD_ALLOW_SEALING, page_size);
+	ASSERT_LE(0, self->fd);
+	for (i = 0; i < ARRAY_SIZE(calls); i++) {
+		calls[i].fd = self->fd;
+		calls[i].arg = p;
+		ASSERT_TRUE(start_waiting_call(&calls[i]));
+	}
+
+	/* The write comes to nothing, so there is no page that prevents sealing. */
+	ASSERT_TRUE(fail_slow_page(uffd, p));
+	for (i = 0; i < ARRAY_SIZE(calls); i++)
+		ASSERT_EQ(0, pthread_join(calls[i].thread, NULL));
+	EXPECT_EQ(EFAULT, calls[0].error);
+	EXPECT_EQ(0, calls[1].error);
+	EXPECT_EQ(0, calls[2].error);
+	EXPECT_EQ(SEALED, fcntl(self->fd, F_GET_SEALS));
+	EXPECT_EQ(1, allocated_pages(self->fd));
+	close(self->fd);
+	close(uffd);
 }
 
 static void *map_and_unmap(void *data)
@@ -2653,6 +2952,40 @@ TEST_F(ordinary, access)
 	ASSERT_NE(MAP_FAILED, p);
 	EXPECT_STREQ("text", p + page_size);
 	EXPECT_EQ(variant->seals, fcntl(self->fd, F_GET_SEALS));
+}
+
+/* They may have the memory of inodes that were sealed. */
+TEST_F(ordinary, after_sealed)
+{
+	struct { __u64 off, len; } range = { 0, NR_PAGES * page_size };
+	struct { __u64 cache, dirty, writeback, evicted, recently; } stat;
+	int i, fds[200];
+
+	if (!has_guest_seal())
+		SKIP(return, "F_SEAL_GUEST is not supported");
+
+	for (i = 0; i < ARRAY_SIZE(fds); i++) {
+		fds[i] = new_sealed_memfd(NR_PAGES * page_size);
+		ASSERT_LE(0, fds[i]);
+		ASSERT_EQ(0, fallocate(fds[i], 0, page_size, page_size));
+	}
+	for (i = 0; i < ARRAY_SIZE(fds); i++)
+		close(fds[i]);
+	/* Until it is free */
+	usleep(200000);
+
+	for (i = 0; i < ARRAY_SIZE(fds); i++) {
+		fds[i] = new_memfd(MFD_ALLOW_SEALING, NR_PAGES * page_size);
+		ASSERT_LE(0, fds[i]);
+		EXPECT_EQ(0, seal(fds[i], variant->seals));
+		EXPECT_EQ(1, pwrite(fds[i], "x", 1, 3 * page_size));
+		if (syscall(__NR_cachestat, fds[i], &range, &stat, 0))
+			continue;
+		ASSERT_EQ(1, stat.cache);
+		ASSERT_EQ(0, stat.dirty);
+	}
+	for (i = 0; i < ARRAY_SIZE(fds); i++)
+		close(fds[i]);
 }
 
 TEST_F(ordinary, fallocate)

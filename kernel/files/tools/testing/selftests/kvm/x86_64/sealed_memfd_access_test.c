@@ -789,6 +789,62 @@ TEST_F(sealed, convert_before_flush)
 	trace_stop();
 }
 
+/* As if the page had been copied before it was asked for. */
+static void put_preempted(FIXTURE_DATA(sealed) *self, bool private)
+{
+	static char page[PAGE_SIZE];
+	struct kvm_steal_time *st = (void *)page + 128;
+
+	st->preempted = KVM_VCPU_PREEMPTED;
+	if (private) {
+		TEST_ASSERT(pwrite(self->fd, page, PAGE_SIZE, PAGE * PAGE_SIZE) == PAGE_SIZE,
+			    __KVM_SYSCALL_ERROR("pwrite()", -1));
+	} else {
+		memcpy(shared_page(self, PAGE), page, PAGE_SIZE);
+		TEST_ASSERT(!to_shared(self, PAGE, 1), "Can't convert to shared");
+	}
+}
+
+/* There and back again, with content, while the vCPU doesn't run. */
+TEST_F(sealed, convert_twice_before_flush)
+{
+	static const char * const events[] = { "kvm/kvm_pv_tlb_flush" };
+	const unsigned int nr_flushes = 10;
+	struct kvm_vcpu *vcpu, *second;
+	unsigned int i, j;
+	pthread_t thread;
+	bool private;
+
+	if (!trace_start(events, ARRAY_SIZE(events))) {
+		trace_stop();
+		SKIP(return, "no tracing");
+	}
+
+	second = vm_vcpu_add(self->vm, 1, private_guest_code);
+	vcpu = setup_private(self);
+	start_second_vcpu(second);
+
+	enable_msr(_metadata, second, MSR_KVM_STEAL_TIME, gpa_of(PAGE) + 128 + 1);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, count_thread, second));
+	pin_to_cpu_0();
+	for (i = 0; i < 2 * nr_flushes; i++) {
+		/* Begin with the private half, later with the shared one. */
+		private = i < nr_flushes;
+		for (j = 0; j < 2; j++) {
+			call_guest(vcpu, guest_ask_for_flush, gpa_of(PAGE) + 128, 0, 0);
+			private = !private;
+			put_preempted(self, private);
+		}
+		call_guest(vcpu, guest_wait_for_count, 0, 0, 0);
+		if (i == nr_flushes - 1)
+			put_preempted(self, false);
+	}
+	call_guest(vcpu, guest_stop_spinning, 0, 0, 0);
+	pthread_join(thread, NULL);
+	EXPECT_LE(2 * nr_flushes, count_flushes());
+	trace_stop();
+}
+
 #define WAKE_ALL	(~0u)
 
 static struct {

@@ -11,6 +11,7 @@
 
 #include "sealed_memfd_private.h"
 #include "sealed_memfd_shared_bit_fixture.h"
+#include "svm_util.h"
 
 /* Pages that are converted in one go */
 #define CHUNK		512ul
@@ -237,15 +238,20 @@ static bool is_asleep(int tid)
 }
 
 /* Does it come to wait for something, rather than to an end? */
-static bool runner_sleeps(const struct runner *runner, const struct stall *stall)
+static bool comes_to_sleep(int tid, const bool *done, const struct stall *stall)
 {
 	int n = 0;
 
-	while (n < 5 && !READ_ONCE(runner->done) && is_stalled(stall)) {
-		n = is_asleep(READ_ONCE(runner->tid)) ? n + 1 : 0;
+	while (n < 5 && !READ_ONCE(*done) && is_stalled(stall)) {
+		n = is_asleep(tid) ? n + 1 : 0;
 		usleep(1000);
 	}
 	return n == 5;
+}
+
+static bool runner_sleeps(const struct runner *runner, const struct stall *stall)
+{
+	return comes_to_sleep(READ_ONCE(runner->tid), &runner->done, stall);
 }
 
 static bool runner_ends(const struct runner *runner, const struct stall *stall)
@@ -420,6 +426,254 @@ TEST_F(sealed, other_file)
 	EXPECT_EQ(0, delete_slot(self->vm, OTHER_SLOT));
 	munmap(shared, SIZE);
 	close(stall.fd);
+}
+
+/* The first pages, which a nested guest uses, and ordinary memory, little of it */
+#define NR_L2_PAGES	16ul
+#define L2_SLOT		(SLOT + 6)
+#define L2_GPA		(GPA + (256ul << 20))
+#define L2_SIZE		(256ul << 20)
+#define L2_STEP		(2ul << 20)
+#define NPT_FLAGS	(PTE_PRESENT_MASK | PTE_WRITABLE_MASK | PTE_USER_MASK)
+
+static void l2_touch_pages(void)
+{
+	unsigned long i;
+
+	for (i = 0; i < NR_L2_PAGES; i++)
+		WRITE_ONCE(*(uint64_t *)gpa_of(i), i);
+	for (i = 0; i < L2_SIZE; i += L2_STEP)
+		WRITE_ONCE(*(uint64_t *)(L2_GPA + i), i);
+	vmmcall();
+}
+
+static uint64_t guest_run_l2(uint64_t svm_gva, uint64_t npt, uint64_t unused)
+{
+	struct svm_test_data *svm = (void *)svm_gva;
+	static uint64_t stack[64];
+
+	generic_svm_setup(svm, l2_touch_pages, &stack[62]);
+	svm->vmcb->control.nested_ctl = BIT(0);
+	svm->vmcb->control.nested_cr3 = npt;
+	run_guest(svm->vmcb, svm->vmcb_gpa);
+	return svm->vmcb->control.exit_code;
+}
+
+/* All that L2 needs is where L1 has it. */
+static vm_paddr_t create_npt(struct kvm_vm *vm)
+{
+	uint64_t *table[4];
+	vm_vaddr_t gva;
+	uint64_t i;
+
+	gva = vm_vaddr_alloc(vm, sizeof(table) / sizeof(*table) * PAGE_SIZE, 0x10000);
+	for (i = 0; i < 4; i++)
+		table[i] = addr_gva2hva(vm, gva + i * PAGE_SIZE);
+	table[0][0] = addr_gva2gpa(vm, gva + PAGE_SIZE) | NPT_FLAGS;
+	table[1][0] = addr_gva2gpa(vm, gva + 2 * PAGE_SIZE) | NPT_FLAGS;
+	table[1][GPA >> 30] = addr_gva2gpa(vm, gva + 3 * PAGE_SIZE) | NPT_FLAGS;
+	for (i = 0; i < 512; i++) {
+		table[2][i] = i << 21 | NPT_FLAGS | PTE_LARGE_MASK;
+		table[3][i] = (GPA + (i << 21)) | NPT_FLAGS | PTE_LARGE_MASK;
+	}
+	return addr_gva2gpa(vm, gva);
+}
+
+static bool kernel_has_warned(void)
+{
+	FILE *file = fopen("/proc/sys/kernel/tainted", "r");
+	unsigned long tainted = 0;
+
+	TEST_ASSERT(file && fscanf(file, "%lu", &tainted) == 1, "Is the kernel tainted?");
+	fclose(file);
+	return tainted & BIT(9);
+}
+
+/* Does something once when it's told to. */
+struct worker {
+	void (*work)(struct kvm_vm *vm);
+	struct kvm_vm *vm;
+	pthread_t thread;
+	sem_t go;
+	int tid;
+	bool done;
+};
+
+static void *worker_thread(void *data)
+{
+	struct worker *worker = data;
+
+	WRITE_ONCE(worker->tid, gettid());
+	while (sem_wait(&worker->go))
+		;
+	worker->work(worker->vm);
+	WRITE_ONCE(worker->done, true);
+	return NULL;
+}
+
+static void worker_create(struct worker *worker, void (*work)(struct kvm_vm *vm),
+			  struct kvm_vm *vm)
+{
+	pin(0, first_cpu);
+	*worker = (struct worker) { .work = work, .vm = vm };
+	TEST_ASSERT(!sem_init(&worker->go, 0, 0) &&
+		    !pthread_create(&worker->thread, NULL, worker_thread, worker), "No thread");
+	while (!is_asleep(READ_ONCE(worker->tid)))
+		usleep(1000);
+}
+
+static bool worker_starts_and_sleeps(struct worker *worker, const struct stall *stall)
+{
+	sem_post(&worker->go);
+	return comes_to_sleep(worker->tid, &worker->done, stall);
+}
+
+static void worker_finish(struct worker *worker)
+{
+	pthread_join(worker->thread, NULL);
+	sem_destroy(&worker->go);
+}
+
+/*
+ * Have a nested guest touch private pages, and so much that KVM has a good number of
+ * page tables of its own for it.
+ */
+static void run_l2(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *self)
+{
+	struct kvm_vcpu *vcpu = self->tvm.vcpu;
+	struct kvm_regs regs;
+	vm_vaddr_t svm_gva;
+	vm_paddr_t npt;
+	char *mem;
+
+	mem = mmap(NULL, L2_SIZE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ASSERT_NE(MAP_FAILED, mem);
+	/* That leaves no huge pages, which would save page tables. */
+	madvise(mem, L2_SIZE, MADV_NOHUGEPAGE);
+	ASSERT_EQ(0, set_slot(self->vm, L2_SLOT, 0, L2_GPA, L2_SIZE, mem, -1, 0));
+	virt_map_level(self->vm, L2_GPA, L2_GPA, L2_SIZE, PG_LEVEL_2M);
+
+	pin(0, first_cpu);
+	vcpu_alloc_svm(self->vm, &svm_gva);
+	npt = create_npt(self->vm);
+	vcpu_regs_get(vcpu, &regs);
+	regs.rip = (uint64_t)private_guest_code;
+	vcpu_regs_set(vcpu, &regs);
+	vcpu_run(vcpu);
+	finish_guest(vcpu);
+	ASSERT_EQ(0, to_private(self, 0, NR_L2_PAGES));
+	ASSERT_EQ(SVM_EXIT_VMMCALL, call_guest(vcpu, guest_run_l2, svm_gva, npt, 0));
+}
+
+static bool has_nested_npt(void)
+{
+	return kvm_cpu_has(X86_FEATURE_SVM) && kvm_cpu_has(X86_FEATURE_NPT);
+}
+
+/*
+ * A VM that is being destroyed has given up one file, and waits for the other one.
+ * What goes from the first one now, it isn't told: by then nothing may be mapped.
+ */
+TEST_F(sealed, destroy_vm)
+{
+	struct stall stall = { .nr = NR_PAGES };
+	bool warned = kernel_has_warned();
+	struct kvm_vm *vm = self->vm;
+	struct worker destroyer;
+	char *shared;
+
+	/* That address space comes last. */
+	if (vm_check_cap(vm, KVM_CAP_MULTI_ADDRESS_SPACE) < 2)
+		SKIP(return, "no second address space");
+	/* What is left mapped is noticed in page tables for nested guests. */
+	if (!has_nested_npt())
+		SKIP(return, "no nested SVM");
+	if (!find_cpus())
+		SKIP(return, "one CPU only");
+
+	shared = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, shared);
+	stall.fd = new_sealed_memfd(SIZE);
+	ASSERT_EQ(0, set_slot(vm, SMM_SLOT, KVM_MEM_GUEST_MEMFD, STALLED_GPA, SIZE, shared,
+			      stall.fd, 0));
+	run_l2(_metadata, self);
+
+	worker_create(&destroyer, kvm_vm_release, vm);
+	self->vm = NULL;
+	stall_begin(&stall);
+	EXPECT_TRUE(worker_starts_and_sleeps(&destroyer, &stall));
+	EXPECT_EQ(0, to_shared(self, 0, NR_L2_PAGES));
+	EXPECT_FALSE(READ_ONCE(destroyer.done));
+	EXPECT_TRUE(stall_end(&stall));
+	worker_finish(&destroyer);
+	EXPECT_EQ(warned, kernel_has_warned());
+
+	munmap(shared, SIZE);
+	close(stall.fd);
+}
+
+#define NX_HUGE_PAGES	"/sys/module/kvm/parameters/nx_huge_pages"
+
+static void change_memslots(struct kvm_vm *vm)
+{
+	TEST_ASSERT(!set_slot(vm, OTHER_SLOT, 0, STALLED_GPA, PAGE_SIZE,
+			      mmap(NULL, PAGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS,
+				   -1, 0), -1, 0),
+		    "Can't create a memslot");
+}
+
+static bool write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	bool done = fd >= 0 && write(fd, text, strlen(text)) == strlen(text);
+
+	close(fd);
+	return done;
+}
+
+/* Here and back again, as what it was is not known. */
+static void change_nx_huge_pages(struct kvm_vm *vm)
+{
+	TEST_ASSERT(write_file(NX_HUGE_PAGES, "1") && write_file(NX_HUGE_PAGES, "0"),
+		    "Can't write to " NX_HUGE_PAGES);
+}
+
+/*
+ * A conversion allocates memory, so whoever frees memory must not wait for it.  Here
+ * kvm_lock is held by one who waits for slots_lock, which is held by one who waits for
+ * the conversion.
+ */
+TEST_F(sealed, shrinker)
+{
+	struct stall stall = { .fd = self->fd, .start = NR_PAGES / 2, .nr = NR_PAGES / 2 };
+	struct worker memslots, nx;
+	char old[2] = "";
+	int fd, i;
+
+	/* Without page tables of the kind that can be freed it isn't even tried. */
+	if (!has_nested_npt())
+		SKIP(return, "no nested SVM");
+	if (!find_cpus())
+		SKIP(return, "one CPU only");
+	fd = open(NX_HUGE_PAGES, O_RDONLY);
+	ASSERT_EQ(1, read(fd, old, 1));
+	close(fd);
+
+	run_l2(_metadata, self);
+	worker_create(&memslots, change_memslots, self->vm);
+	worker_create(&nx, change_nx_huge_pages, self->vm);
+	stall_begin(&stall);
+	EXPECT_TRUE(worker_starts_and_sleeps(&memslots, &stall));
+	EXPECT_TRUE(worker_starts_and_sleeps(&nx, &stall));
+	/* Each time a fifth of what there is adds up to what there is to do. */
+	for (i = 0; i < 8; i++)
+		EXPECT_TRUE(write_file("/proc/sys/vm/drop_caches", "2"));
+	EXPECT_FALSE(READ_ONCE(nx.done));
+	EXPECT_TRUE(stall_end(&stall));
+	worker_finish(&memslots);
+	worker_finish(&nx);
+	EXPECT_TRUE(write_file(NX_HUGE_PAGES, old));
 }
 
 /* Whether an access matches is seen when the conversion is done. */

@@ -283,7 +283,9 @@ TEST_F(sealed, allocated_before_binding)
 
 TEST_F(sealed, change_slot)
 {
-	/* Other flags, other memory, another size */
+	int other = new_sealed_memfd(2 * SIZE);
+
+	/* Other flags, other memory, another size, another file */
 	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, 0, GPA, SIZE, self->shared, -1, 0));
 	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT,
 					KVM_MEM_GUEST_MEMFD | KVM_MEM_READONLY,
@@ -294,6 +296,9 @@ TEST_F(sealed, change_slot)
 					self->shared, self->fd, SIZE));
 	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE / 2,
 					self->shared, self->fd, 0));
+	EXPECT_REFUSED(EINVAL, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE,
+					self->shared, other, 0));
+	close(other);
 
 	/* All of that left it alone. */
 	ASSERT_EQ(0, to_private(self, PAGE, 1));

@@ -571,6 +571,40 @@ TEST_F(split, large)
 	munmap(mem, 3 * SZ_LARGE);
 }
 
+/* Nor does it matter whether the nested guest came before or after the split. */
+TEST_F(split, large_before_nested)
+{
+	const unsigned long nr = SZ_LARGE / PAGE_SIZE;
+	const uint64_t gpa = 1ul << 37;
+	const int slot = SLOT + 100;
+	char *mem;
+
+	if (variant->nested || !kvm_cpu_has(X86_FEATURE_SVM))
+		SKIP(return, "for VMs that have no nested guest yet");
+
+	mem = mmap(NULL, 4 * SZ_LARGE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ASSERT_NE(MAP_FAILED, mem);
+	ASSERT_EQ(0, set_slot(self->vm, slot, 0, gpa, 3 * SZ_LARGE, mem, -1, 0));
+	/* Borders within a huge page, and within the same one */
+	ASSERT_EQ(0, split_region(self->vm, slot, nr + 1, 10, slot, slot + 1, slot + 2));
+	/* Goes on in the guest's memory, but not in that of userspace */
+	ASSERT_EQ(0, set_slot(self->vm, slot + 3, 0, gpa + 3 * SZ_LARGE, SZ_LARGE / 2,
+			      mem + 3 * SZ_LARGE + SZ_HUGE, -1, 0));
+	enter_l2(self);
+	EXPECT_EQ(0, merge_regions(self->vm, slot, gpa, 3 * nr));
+	EXPECT_EQ(0, split_region(self->vm, slot, nr, 2 * nr, slot, slot + 2, 0));
+
+	/* One that came later */
+	ASSERT_EQ(0, delete_slot(self->vm, slot));
+	ASSERT_EQ(0, set_slot(self->vm, slot, 0, gpa, SZ_LARGE, mem, -1, 0));
+	EXPECT_REFUSED(E2BIG, merge_regions(self->vm, slot, gpa, 3 * nr));
+	EXPECT_EQ(0, delete_slot(self->vm, slot));
+	EXPECT_EQ(0, delete_slot(self->vm, slot + 2));
+	EXPECT_EQ(0, delete_slot(self->vm, slot + 3));
+	munmap(mem, 4 * SZ_LARGE);
+}
+
 static uint64_t nr_mapped(FIXTURE_DATA(split) *self)
 {
 	return vm_get_stat(self->vm, "pages_4k");
