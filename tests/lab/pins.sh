@@ -194,6 +194,63 @@ test_newest_headers() {
 	[ -z "$(cat "$T/said")" ]
 }
 
+# stock NAME=VERSION...: an archive that has these packages; linux-image-amd64 and
+# linux-image-cloud-amd64 depend on such
+stock() {
+	local package name version work=$T/tmp/stock
+	archive
+	for package; do
+		name=${package%%=*} version=${package#*=}
+		rm -rf "$work"
+		mkdir -p "$work/DEBIAN"
+		cat >"$work/DEBIAN/control" <<-END
+			Package: $name
+			Version: $version
+			Architecture: amd64
+			Maintainer: Somebody <somebody@example.com>
+			Description: a part of stock guests
+		END
+		case $name in
+		linux-image-amd64) echo "Depends: linux-image-$version-amd64" ;;
+		linux-image-cloud-amd64) echo "Depends: linux-image-$version-cloud-amd64" ;;
+		esac >>"$work/DEBIAN/control"
+		dpkg-deb --root-owner-group -Zxz -b "$work" "$T/archive/${name}_${version#*:}_amd64.deb" >/dev/null
+	done
+	(cd "$T/archive" && dpkg-scanpackages -m . >Packages 2>/dev/null)
+}
+
+# A kernel's successor has another name, that of anything else has not.
+test_newest_of_stock_guests() {
+	local kernel=linux-image-6.12.1+deb13 next=linux-image-6.12.2+deb13 name
+	stock $kernel-amd64=1 $kernel-cloud-amd64=1 libssl=1:3-1 same=1
+	for name in $kernel-amd64 $kernel-cloud-amd64; do
+		echo "deb $name 1 ${name}_1_amd64.deb $(sha256sum <"$T/archive/${name}_1_amd64.deb" | cut -d' ' -f1)"
+	done >"$ROOT/pins/debian-13"
+	{
+		echo "deb libssl 1:3-1 libssl_1%3a3-1_amd64.deb $(sha256sum <"$T/archive/libssl_3-1_amd64.deb" | cut -d' ' -f1)"
+		echo "deb same 1 same_1_amd64.deb $(sha256sum <"$T/archive/same_1_amd64.deb" | cut -d' ' -f1)"
+	} >>"$ROOT/pins/debian-13"
+	"$ROOT/lab/fetch" debian-13 >"$T/said"
+	said_not 'instead of'
+	[ ! -e "$CACHE/pins" ]
+	forget_download
+	stock $next-amd64=1 $next-cloud-amd64=1 libssl=1:3-2 same=1 \
+		linux-image-amd64=6.12.2+deb13 linux-image-cloud-amd64=6.12.2+deb13
+	# another build of it would have another sum
+	sed -i "s/^\(deb same .* \).*/\1$(sha256sum <"$T/archive/same_1_amd64.deb" | cut -d' ' -f1)/" "$ROOT/pins/debian-13"
+	(cd "$ROOT" && find . -type f -print0 | sort -z | xargs -0 sha256sum) >"$T/checkout"
+	"$ROOT/lab/fetch" debian-13 >"$T/said"
+	said "$next-amd64 1 instead of $kernel-amd64 1, which"
+	said "$next-cloud-amd64 1 instead of $kernel-cloud-amd64 1, which"
+	said "libssl 1:3-2 instead of 1:3-1, which"
+	[ "$(grep -c ' instead of ' "$T/said")" = 3 ]
+	[ -e "$CACHE/downloads/libssl_1%3a3-2_amd64.deb" ]
+	same_checkout
+	rm -r "$T/archive"
+	"$ROOT/lab/fetch" debian-13 >"$T/said"
+	[ -z "$(cat "$T/said")" ]
+}
+
 # QEMU's firmware package has its version, its build tools have others.
 test_companions_move() {
 	. "$ROOT/lab/lib.sh"
