@@ -110,7 +110,7 @@ test-intel: kernel selftests
 test-lab:
 	@lab/test lab
 
-bench: kernel selftests tools
+bench: kernel qemu tools stock
 	@lab/bench
 
 shell: kernel selftests tools qemu
