@@ -36,3 +36,15 @@ uint64_t private_memory_skip(const MemoryRegion *mr, uint64_t *offset,
 {
     return size;
 }
+
+bool private_memory_watch_dma;
+
+void private_memory_check_dma(AddressSpace *as, hwaddr addr, hwaddr size)
+{
+}
+
+bool private_memory_create_backend(MachineState *machine, Error **errp)
+{
+    error_setg(errp, "private memory requires a Linux host");
+    return false;
+}

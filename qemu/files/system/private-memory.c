@@ -31,6 +31,7 @@
 #include "migration/blocker.h"
 #include "monitor/hmp.h"
 #include "monitor/monitor.h"
+#include "qom/object_interfaces.h"
 #include "system/hostmem.h"
 #include "system/kvm.h"
 #include "system/private-memory.h"
@@ -65,6 +66,16 @@ struct PrivateMemory {
     Stat64 failures;
     /* Chunks that changed, also of what has failed since, or is not done yet */
     Stat64 changes;
+
+    /*
+     * With isolation: pages that the guest has asked to share.  They stay so
+     * until it wants them back, and no other ones become shared.
+     */
+    unsigned long *asked;
+
+    /* Accesses by devices to private memory, and which devices; under lock */
+    Stat64 dma;
+    GHashTable *dma_devices;
 };
 
 typedef struct {
@@ -325,6 +336,42 @@ static void private_memory_sweep(void *opaque)
     timer_mod(pm->sweep_timer, now + STEP_MS);
 }
 
+/* Called with PrivateMemory.lock held. */
+static void private_memory_set_asked(PrivateMemory *pm, uint64_t start,
+                                     uint64_t end, bool asked)
+{
+    size_t page_size = qemu_real_host_page_size();
+
+    if (!pm->asked) {
+        return;
+    }
+    if (asked) {
+        bitmap_set_atomic(pm->asked, start / page_size,
+                          (end - start) / page_size);
+    } else {
+        bitmap_test_and_clear_atomic(pm->asked, start / page_size,
+                                     (end - start) / page_size);
+    }
+}
+
+/* Whether all of the range was asked for, or is not private anyway */
+static bool private_memory_may_share(PrivateMemory *pm, uint64_t start,
+                                     uint64_t end)
+{
+    size_t page_size = qemu_real_host_page_size();
+    FileRange private;
+
+    while (private_memory_next(pm, start, end, &private)) {
+        if (find_next_zero_bit(pm->asked, private.end / page_size,
+                               private.start / page_size) <
+            private.end / page_size) {
+            return false;
+        }
+        start = private.end;
+    }
+    return true;
+}
+
 static Stat64 *private_memory_counter(PrivateMemory *pm, bool to_private,
                                       bool implicit)
 {
@@ -369,6 +416,10 @@ int private_memory_convert_step(PrivateConversion *c)
     if (ret) {
         stat64_add(&pm->changes, 1);
     }
+    /* On failure some of the chunk may be private. */
+    if (ret >= 0 || c->to_private) {
+        private_memory_set_asked(pm, c->next, end, !c->to_private);
+    }
     if (ret >= 0) {
         c->changed |= ret;
         c->next = end;
@@ -404,34 +455,145 @@ int private_memory_convert(PrivateMemory *pm, uint64_t offset, uint64_t size,
     return ret;
 }
 
+/*
+ * Have the pages around converted as well, up to CHUNK_SIZE, but none that the
+ * guest has asked to share, or of which anybody uses the shared half.  Below
+ * 1 MiB, where there is more than RAM, it's none.
+ *
+ * Called with PrivateMemory.lock held.
+ */
+static void private_memory_add_neighbours(PrivateMemory *pm, uint64_t *start,
+                                          uint64_t *end, uint64_t low,
+                                          uint64_t high)
+{
+    size_t page_size = qemu_real_host_page_size();
+    uint64_t first = QEMU_ALIGN_DOWN(*start, CHUNK_SIZE);
+    uint64_t last = MIN(first + CHUNK_SIZE, high);
+    FileRange shared;
+
+    first = MAX(first, MAX(low, 1 * MiB));
+    if (first > *start || last < *end) {
+        return;
+    }
+
+    while (private_memory_next_leftover(pm, first, *start, &shared)) {
+        first = shared.end;
+    }
+    while (private_memory_next_leftover(pm, *end, last, &shared)) {
+        last = shared.start;
+    }
+    while (find_next_bit(pm->asked, *start / page_size, first / page_size) <
+           *start / page_size) {
+        first = (find_next_bit(pm->asked, *start / page_size,
+                               first / page_size) + 1) * page_size;
+    }
+    last = find_next_bit(pm->asked, last / page_size, *end / page_size) *
+           page_size;
+    *start = first;
+    *end = last;
+}
+
+/* Called with PrivateMemory.lock held. */
+static int private_memory_touch(PrivateMemory *pm, uint64_t start,
+                                uint64_t end, bool to_private)
+{
+    int ret = to_private ? private_memory_to_private(pm, start, end) :
+                           private_memory_to_shared(pm, start, end);
+
+    if (ret) {
+        stat64_add(&pm->changes, 1);
+    }
+    if (to_private) {
+        private_memory_set_asked(pm, start, end, false);
+    }
+    if (ret > 0) {
+        stat64_add(private_memory_counter(pm, to_private, true), 1);
+    }
+    trace_private_memory_convert(start, end - start, "implicit",
+                                 to_private ? "private" : "shared", ret);
+    return ret;
+}
+
+int private_memory_convert_accessed(PrivateMemory *pm, uint64_t offset,
+                                    uint64_t size, bool to_private,
+                                    uint64_t low, uint64_t high)
+{
+    uint64_t start = offset, end = offset + size;
+    int ret;
+
+    if (!pm->asked) {
+        return private_memory_convert(pm, offset, size, to_private, true);
+    }
+
+    QEMU_LOCK_GUARD(&pm->lock);
+    if (to_private) {
+        private_memory_add_neighbours(pm, &start, &end, low, high);
+        ret = private_memory_touch(pm, start, end, true);
+        if (ret < 0 && end - start > size) {
+            ret = private_memory_touch(pm, offset, offset + size, true);
+        }
+    } else if (private_memory_may_share(pm, start, end)) {
+        ret = private_memory_touch(pm, start, end, false);
+    } else {
+        trace_private_memory_refuse(start, end - start);
+        ret = -EPERM;
+    }
+    if (ret < 0) {
+        stat64_add(&pm->failures, 1);
+    }
+    return ret;
+}
+
 void private_memory_refuse(PrivateMemory *pm)
 {
     stat64_add(&pm->failures, 1);
 }
 
-static int private_memory_load_page(PrivateMemory *pm, uint64_t offset,
-                                    Error **errp)
+/* The pages must be shared. */
+static int private_memory_load_pages(PrivateMemory *pm, uint64_t start,
+                                     uint64_t end, Error **errp)
 {
     size_t page_size = qemu_real_host_page_size();
-    /* This can't but allocate the page, and fails if that's been done. */
-    ssize_t ret = RETRY_ON_EINTR(pwrite(pm->fd, pm->block->host + offset,
-                                        page_size, offset));
+    ssize_t n;
+    int ret;
 
-    if (ret < 0 && errno == EEXIST) {
-        return 0;
-    }
-    if (ret != page_size) {
-        ret = ret < 0 ? -errno : -EIO;
-        error_setg_errno(errp, -ret, "can't allocate private memory");
-        return ret;
-    }
+    while (start < end) {
+        n = RETRY_ON_EINTR(pwrite(pm->fd, pm->block->host + start,
+                                  MIN(end - start, CHUNK_SIZE), start));
+        if (n <= 0 || !QEMU_IS_ALIGNED(n, page_size)) {
+            ret = n < 0 ? -errno : -EIO;
+            error_setg_errno(errp, -ret, "can't allocate private memory");
+            return ret;
+        }
 
-    /* The host must not keep a copy of what is private. */
-    ret = ram_block_discard_range(pm->block, offset, page_size);
-    if (ret < 0) {
-        error_setg(errp, "can't discard shared memory");
-        private_memory_punch(pm, offset, offset + page_size);
-        return ret;
+        /* The host must not keep a copy of what is private. */
+        ret = ram_block_discard_range(pm->block, start, n);
+        if (ret < 0) {
+            error_setg(errp, "can't discard shared memory");
+            private_memory_punch(pm, start, start + n);
+            return ret;
+        }
+        start += n;
+    }
+    return 0;
+}
+
+/* Called with PrivateMemory.lock held. */
+static int private_memory_load_range(PrivateMemory *pm, uint64_t start,
+                                     uint64_t end, Error **errp)
+{
+    FileRange private = { end, end };
+    int ret;
+
+    while (start < end) {
+        if (!private_memory_next(pm, start, end, &private)) {
+            private.start = private.end = end;
+        }
+        ret = private_memory_load_pages(pm, start, private.start, errp);
+        if (ret) {
+            return ret;
+        }
+        start = private.end;
     }
     return 0;
 }
@@ -447,7 +609,7 @@ bool private_memory_load(PrivateMemory *pm, hwaddr gpa, uint64_t size,
         MemoryRegionSection section = memory_region_find(get_system_memory(),
                                                          gpa, end - gpa);
         uint64_t start = section.offset_within_region;
-        uint64_t i, n = int128_get64(section.size);
+        uint64_t n = int128_get64(section.size);
 
         if (!section.mr) {
             break;
@@ -455,9 +617,7 @@ bool private_memory_load(PrivateMemory *pm, hwaddr gpa, uint64_t size,
         if (section.mr->ram_block == pm->block && !section.readonly &&
             QEMU_IS_ALIGNED(start, page_size)) {
             QEMU_LOCK_GUARD(&pm->lock);
-            for (i = 0; i < n && !ret; i += page_size) {
-                ret = private_memory_load_page(pm, start + i, errp);
-            }
+            ret = private_memory_load_range(pm, start, start + n, errp);
             trace_private_memory_load(section.offset_within_address_space, n,
                                       start, ret);
         }
@@ -494,6 +654,60 @@ uint64_t private_memory_skip(const MemoryRegion *mr, uint64_t *offset,
     return end - *offset;
 }
 
+bool private_memory_watch_dma;
+
+/* Pages that were asked for don't need a look at the file. */
+static bool private_memory_hit(PrivateMemory *pm, uint64_t start, uint64_t end)
+{
+    size_t page_size = qemu_real_host_page_size();
+    unsigned long last = DIV_ROUND_UP(end, page_size);
+    unsigned long i = start / page_size;
+    unsigned long n;
+    FileRange range;
+
+    while ((i = find_next_zero_bit(pm->asked, last, i)) < last) {
+        n = find_next_bit(pm->asked, last, i);
+        if (private_memory_next(pm, i * page_size, n * page_size, &range)) {
+            return true;
+        }
+        i = n;
+    }
+    return false;
+}
+
+void private_memory_check_dma(AddressSpace *as, hwaddr addr, hwaddr size)
+{
+    PrivateMemory *pm = current_machine->private_memory;
+    bool hit = false;
+
+    WITH_RCU_READ_LOCK_GUARD() {
+        hwaddr next = addr, rest = size;
+
+        while (rest && !hit) {
+            hwaddr offset, n = rest;
+            MemoryRegion *mr = address_space_translate(as, next, &offset, &n,
+                                                       false,
+                                                       MEMTXATTRS_UNSPECIFIED);
+
+            hit = mr->ram_block == pm->block &&
+                  private_memory_hit(pm, offset, offset + n);
+            next += n;
+            rest -= n;
+        }
+    }
+    if (!hit) {
+        return;
+    }
+
+    stat64_add(&pm->dma, 1);
+    trace_private_memory_dma(as->name, addr, size);
+    QEMU_LOCK_GUARD(&pm->lock);
+    if (g_hash_table_add(pm->dma_devices, g_strdup(as->name))) {
+        warn_report("%s: the guest has it access private memory, of which it "
+                    "sees nothing, at 0x%" HWADDR_PRIx, as->name, addr);
+    }
+}
+
 uint64_t private_memory_conversions(PrivateMemory *pm)
 {
     return stat64_get(&pm->changes);
@@ -509,6 +723,34 @@ int private_memory_fd(const MemoryRegion *mr)
     PrivateMemory *pm = mr->ram_block->private_memory;
 
     return pm ? pm->fd : -1;
+}
+
+#define PRIVATE_MEMORY_DEFAULT_ID "private-ram"
+
+bool private_memory_create_backend(MachineState *machine, Error **errp)
+{
+    Object *root = object_get_objects_root();
+    bool ret;
+    Object *obj;
+
+    if (object_property_find(root, PRIVATE_MEMORY_DEFAULT_ID)) {
+        error_setg(errp, "object's id '" PRIVATE_MEMORY_DEFAULT_ID "' is "
+                   "reserved for the private half of RAM");
+        return false;
+    }
+
+    obj = object_new(TYPE_MEMORY_BACKEND_MEMFD);
+    ret = object_property_set_uint(obj, "size", machine->ram_size, errp) &&
+          object_property_set_bool(obj, "guest-private", true, errp);
+    object_property_add_child(root, PRIVATE_MEMORY_DEFAULT_ID, obj);
+    ret = ret && user_creatable_complete(USER_CREATABLE(obj), errp);
+    if (ret) {
+        machine->private_memory_backend = g_strdup(PRIVATE_MEMORY_DEFAULT_ID);
+    } else {
+        object_unparent(obj);
+    }
+    object_unref(obj);
+    return ret;
 }
 
 bool private_memory_create(MachineState *machine, Error **errp)
@@ -622,11 +864,16 @@ bool private_memory_create(MachineState *machine, Error **errp)
         return false;
     }
 
-    if (machine->private_memory_shared_bit) {
+    if (private_memory_by_address(machine)) {
         /* Little is shared, and huge pages would give more than that. */
         qemu_madvise(block->host, block->max_length, QEMU_MADV_NOHUGEPAGE);
         /* It would reach the shared half, where the guest does not read. */
         object_register_sugar_prop(TYPE_FW_CFG, "dma_enabled", "off", false);
+    }
+
+    if (machine->private_memory_isolation) {
+        pm->asked = bitmap_new(block->max_length / qemu_real_host_page_size());
+        private_memory_watch_dma = true;
     }
 
     pm->backend = MEMORY_BACKEND(object_ref(obj));
@@ -652,6 +899,8 @@ static void private_memory_init(Object *obj)
 
     qemu_mutex_init(&pm->lock);
     pm->pagemap_fd = -1;
+    pm->dma_devices = g_hash_table_new_full(g_str_hash, g_str_equal, g_free,
+                                            NULL);
 }
 
 static void private_memory_finalize(Object *obj)
@@ -663,6 +912,8 @@ static void private_memory_finalize(Object *obj)
         close(pm->pagemap_fd);
     }
     qemu_mutex_destroy(&pm->lock);
+    g_free(pm->asked);
+    g_hash_table_destroy(pm->dma_devices);
     object_unref(OBJECT(pm->backend));
 }
 
@@ -712,6 +963,7 @@ static void private_memory_reset_hold(Object *obj, ResetType type)
 
     WITH_QEMU_LOCK_GUARD(&pm->lock) {
         ret = private_memory_to_shared(pm, 0, pm->block->max_length);
+        private_memory_set_asked(pm, 0, pm->block->max_length, false);
     }
     trace_private_memory_reset(ret);
     pm->resetting = false;
@@ -753,6 +1005,7 @@ PrivateMemoryInfo *qmp_query_private_memory(Error **errp)
     info->implicit_to_private = stat64_get(&pm->implicit_to_private);
     info->implicit_to_shared = stat64_get(&pm->implicit_to_shared);
     info->failures = stat64_get(&pm->failures);
+    info->dma = stat64_get(&pm->dma);
     info->leftover = private_memory_leftovers(pm, 0, info->size, false);
     return info;
 }
@@ -779,5 +1032,6 @@ void hmp_info_private_memory(Monitor *mon, const QDict *qdict)
     monitor_printf(mon, "implicit conversions to shared: %" PRIu64 "\n",
                    info->implicit_to_shared);
     monitor_printf(mon, "failed conversions: %" PRIu64 "\n", info->failures);
+    monitor_printf(mon, "accesses by devices: %" PRIu64 "\n", info->dma);
     monitor_printf(mon, "leftover: %" PRIu64 "\n", info->leftover);
 }

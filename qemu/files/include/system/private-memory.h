@@ -8,12 +8,35 @@
 #define SYSTEM_PRIVATE_MEMORY_H
 
 #include "exec/hwaddr.h"
+#include "exec/memory.h"
+#include "hw/boards.h"
 #include "qom/object.h"
 
 #define TYPE_PRIVATE_MEMORY "private-memory"
 OBJECT_DECLARE_SIMPLE_TYPE(PrivateMemory, PRIVATE_MEMORY)
 
 typedef struct PrivateConversion PrivateConversion;
+
+/**
+ * private_memory_by_address: Do guests say by the address what they want?
+ * @machine: machine, whose shared bit may not be chosen yet
+ *
+ * Return: true if all of the guest's memory is private but what it shares.
+ */
+static inline bool private_memory_by_address(const MachineState *machine)
+{
+    return machine->private_memory_shared_bit ||
+           machine->private_memory_isolation;
+}
+
+/**
+ * private_memory_create_backend: Make a backend for the private half of RAM
+ * @machine: machine with no private-memory-backend set
+ * @errp: why it can't be done
+ *
+ * Return: true on success, else false setting @errp with error.
+ */
+bool private_memory_create_backend(MachineState *machine, Error **errp);
 
 /**
  * private_memory_create: Give the machine's RAM a private half
@@ -79,6 +102,43 @@ int private_memory_convert_step(PrivateConversion *c);
  * @c: a conversion; if it is not complete, what was converted stays so
  */
 void private_memory_convert_end(PrivateConversion *c);
+
+/**
+ * private_memory_convert_accessed: Convert what the guest has just accessed
+ * @pm: the private half of the machine's RAM
+ * @offset: where in RAM, page aligned
+ * @size: size of the range in bytes, page aligned, not 0
+ * @to_private: what to convert to
+ * @low: offset in RAM where what the guest sees there begins, and
+ * @high: where it ends
+ *
+ * Without isolation that's private_memory_convert().  With isolation, pages
+ * around may become private as well, but pages that are private don't become
+ * shared if the guest has not asked for that before: they would lose what is in
+ * there by a stray access.
+ *
+ * Return: as private_memory_convert(), and -EPERM if it may not be shared.
+ */
+int private_memory_convert_accessed(PrivateMemory *pm, uint64_t offset,
+                                    uint64_t size, bool to_private,
+                                    uint64_t low, uint64_t high);
+
+/* Whether private_memory_check_dma() is of any use */
+extern bool private_memory_watch_dma;
+
+/**
+ * private_memory_check_dma: A device is about to access guest memory
+ * @as: the device's address space
+ * @addr: address in @as
+ * @size: size of the range in bytes
+ *
+ * If some of it is private that's counted, and reported once for each kind of
+ * device.  The device is not stopped by that, but all it can get at is the
+ * shared half: reads zeros, and what it writes is lost.
+ *
+ * Call it only if private_memory_watch_dma.
+ */
+void private_memory_check_dma(AddressSpace *as, hwaddr addr, hwaddr size);
 
 /**
  * private_memory_refuse: Count a request that makes no sense as a failure
