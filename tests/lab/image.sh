@@ -1,0 +1,152 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0-only
+# tools/run-image: what it finds in disk images, and what it says if it doesn't.
+# shellcheck source=tests/lab/fixture
+. "$REAL/tests/lab/fixture"
+PATH=$PATH:/usr/sbin:/sbin
+
+# kernel VERSION FILE: a header, and no more
+kernel() {
+	head -c 4096 /dev/zero >"$2"
+	printf HdrS | dd of="$2" bs=1 seek=514 conv=notrunc status=none
+	printf '\0\4' | dd of="$2" bs=1 seek=526 conv=notrunc status=none
+	printf '%s (debian-kernel@lists.debian.org) #1\0' "$1" | dd of="$2" bs=1 seek=1536 conv=notrunc status=none
+}
+
+# image TREE FILESYSTEM: GPT with two partitions, the second holds TREE
+image() {
+	rm -f "$T/disk" "$T/part"
+	truncate -s 24M "$T/disk"
+	truncate -s 20M "$T/part"
+	printf 'label: gpt\nsize=1M\nsize=20M\n' | sfdisk -q "$T/disk"
+	case $2 in
+	ext4) mkfs.ext4 -q -d "$1" "$T/part" ;;
+	vfat)
+		mkfs.vfat "$T/part" >/dev/null
+		mcopy -s -i "$T/part" "$1"/* :: ;;
+	xfs) printf XFSB | dd of="$T/part" conv=notrunc status=none ;;
+	esac
+	dd if="$T/part" of="$T/disk" bs=1M seek=2 conv=notrunc status=none
+}
+
+# with a QEMU that has the switch
+run_image() {
+	stub qemu <<-'END'
+		case "$*" in
+		*,help*) echo '  private-memory-isolation=<bool>' ;;
+		*netdev*help*) echo user ;;
+		esac
+	END
+	TMPDIR=$T "$REAL/tools/run-image" --print --qemu qemu "$@" >"$T/said" 2>&1
+}
+
+debian() {
+	mkdir -p "$T/tree/boot/grub"
+	kernel "$1" "$T/tree/boot/vmlinuz-$1"
+	echo initrd >"$T/tree/boot/initrd.img-$1"
+	printf 'CONFIG_HYPERV=m\nCONFIG_AMD_MEM_ENCRYPT=y\n' >"$T/tree/boot/config-$1"
+	cat >"$T/tree/boot/grub/grub.cfg" <<-END
+		menuentry 'Debian GNU/Linux' {
+			linux	/boot/vmlinuz-$1 root=PARTUUID=1234 ro console=ttyS0,115200
+			initrd	/boot/initrd.img-$1
+		}
+		menuentry 'an older one' {
+			linux	/boot/vmlinuz-1 root=PARTUUID=1234
+		}
+	END
+}
+
+test_grub_in_root_file_system() {
+	debian 6.12.118+deb13-cloud-amd64
+	image "$T/tree" ext4
+	run_image "$T/disk" || { cat "$T/said"; return 1; }
+	said 'machine q35,private-memory-isolation=on'
+	said "-append 'root=PARTUUID=1234 ro console=ttyS0,115200'"
+	said 'format=raw'
+	[ "$(cat "$T"/run-image.*/initrd)" = initrd ]
+	cmp "$T"/run-image.*/kernel "$T/tree/boot/vmlinuz-6.12.118+deb13-cloud-amd64"
+}
+
+test_qcow2() {
+	debian 6.12.118+deb13-amd64
+	image "$T/tree" ext4
+	qemu-img convert -O qcow2 "$T/disk" "$T/disk.qcow2"
+	run_image "$T/disk.qcow2"
+	said 'format=qcow2'
+}
+
+test_bls_on_boot_partition() {
+	mkdir -p "$T/tree/loader/entries" "$T/tree/grub2"
+	for version in 6.9.1 6.12.3; do
+		kernel $version "$T/tree/vmlinuz-$version"
+		echo $version >"$T/tree/initrd-$version"
+		cat >"$T/tree/loader/entries/id-$version.conf" <<-END
+			title $version
+			linux /vmlinuz-$version
+			initrd /initrd-$version \$tuned_initrd
+			options root=UUID=12 \$kernelopts quiet
+		END
+	done
+	printf '# GRUB Environment Block\nkernelopts=one two\n' >"$T/tree/grub2/grubenv"
+	image "$T/tree" ext4
+	run_image "$T/disk" --append more
+	said "-append 'root=UUID=12 one two quiet more console=ttyS0'"
+	[ "$(cat "$T"/run-image.*/initrd)" = 6.12.3 ]
+	rm -rf "$T"/run-image.*
+	image "$T/tree" vfat
+	run_image "$T/disk"
+	[ "$(cat "$T"/run-image.*/initrd)" = 6.12.3 ]
+}
+
+test_links_are_followed() {
+	debian 6.12.1
+	sed -i 's,/boot/vmlinuz-6.12.1,/vmlinuz,' "$T/tree/boot/grub/grub.cfg"
+	ln -s boot/vmlinuz-6.12.1 "$T/tree/vmlinuz"
+	image "$T/tree" ext4
+	run_image "$T/disk"
+	said 'Linux 6.12.1 from /vmlinuz'
+}
+
+test_kernel_that_is_too_old() {
+	debian 6.1.0-56-amd64
+	image "$T/tree" ext4
+	fails run_image "$T/disk"
+	said "6.1.0-56-amd64, can't be wholly private: that takes 6.4"
+	run_image --ordinary "$T/disk"
+	said 'machine q35 '
+}
+
+test_kernel_without_the_interface() {
+	debian 6.12.1
+	echo CONFIG_AMD_MEM_ENCRYPT=y >"$T/tree/boot/config-6.12.1"
+	image "$T/tree" ext4
+	fails run_image "$T/disk"
+	said 'no CONFIG_HYPERV'
+}
+
+test_what_is_missing_in_the_image() {
+	mkdir -p "$T/tree"
+	image "$T/tree" xfs
+	fails run_image "$T/disk"
+	said 'its partitions have: unknown, XFS'
+	debian 6.12.1
+	rm "$T/tree/boot/initrd.img-6.12.1"
+	image "$T/tree" ext4
+	fails run_image "$T/disk"
+	said 'names the initrd /boot/initrd.img-6.12.1, but does not have it'
+	truncate -s 1M "$T/empty"
+	fails run_image "$T/empty"
+	said 'has no partition table'
+	fails run_image "$T/nothing"
+	said "can't read"
+}
+
+test_what_is_missing_on_the_host() {
+	debian 6.12.1
+	image "$T/tree" ext4
+	stub other </dev/null
+	fails "$REAL/tools/run-image" --qemu other "$T/disk"
+	said 'has no private-memory-isolation'
+	fails "$REAL/tools/run-image" --qemu no-such-program "$T/disk"
+	said 'there is no no-such-program'
+}
