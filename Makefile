@@ -38,6 +38,7 @@ guestseal: private memory for KVM guests in sealed memfds
   selftests     build the kernel's KVM and memfd selftests         0.5
   tools         build tools/ and bench/                            0.1
   module        the guest driver for Debian 12's and 13's kernels  0.2
+  stock         stock kernels and a root file system, unpacked     0.5
 
   refresh       save your commits in the trees as the series       0.1
   series        all topics as mails, in outgoing/; TOPIC=seal: one 0.1
@@ -88,20 +89,23 @@ tools: apply-linux
 module: kernel fetch-headers-12 fetch-headers-13
 	@lab/build-module
 
+stock: tools fetch-debian-12 fetch-debian-13
+	@lab/build-stock
+
 demo: kernel qemu tools
 	@lab/demo
 
 # Suites, see lab/test.
-test: kernel qemu selftests tools module
+test: kernel qemu selftests tools module stock
 	@lab/test lab normal
 
-test-ci: kernel kernel-debug qemu selftests tools module
+test-ci: kernel kernel-debug qemu selftests tools module stock
 	@lab/setup intel
 	@lab/test lint check lab normal debug-ci intel-ci
 
-test-full: kernel kernel-debug qemu selftests tools module
+test-full: kernel kernel-debug qemu selftests tools module stock
 	@lab/setup intel
-	@lab/test lab normal debug intel
+	@lab/test lab normal normal-full debug intel
 
 test-intel: kernel selftests
 	@lab/setup intel
@@ -140,7 +144,7 @@ series outgoing: import-linux import-qemu
 clean distclean:
 	@lab/clean $@
 
-.PHONY: help doctor setup fetch apply kernel kernel-debug qemu selftests tools module demo \
+.PHONY: help doctor setup fetch apply kernel kernel-debug qemu selftests tools module stock demo \
 	test test-ci test-full test-intel test-lab bench shell guest-shell gdb lint check refresh series outgoing \
 	clean distclean
 .DELETE_ON_ERROR:

@@ -153,7 +153,7 @@ step_label() {
 	import-*) echo '[2/6]' ;;
 	kernel*) echo '[3/6]' ;;
 	qemu) echo '[4/6]' ;;
-	selftests|tools|module) echo '[5/6]' ;;
+	selftests|tools|module|stock) echo '[5/6]' ;;
 	*) echo '[6/6]' ;;
 	esac
 }

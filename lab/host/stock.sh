@@ -1,0 +1,85 @@
+# shellcheck shell=dash disable=SC3045,SC2034,SC2154
+# SPDX-License-Identifier: GPL-2.0-only
+# Sourced in the emulated host: a stock guest, which does what it is told, and its
+# QEMU's monitor. $mode is "private", wholly private by one switch of QEMU's; or
+# "ordinary", for comparison. Who calls has give_up MESSAGE, see guest.sh.
+# shellcheck source=lab/host/guest.sh
+. /opt/guest.sh
+
+switch=private-memory-isolation
+cr=$(printf '\r')
+has_switch() { /opt/qemu/qemu-system-x86_64 -machine q35,help | grep -q "^  $switch="; }
+
+# stock KERNEL OPTION...: a guest of that kernel, see lab/build-stock, with $memory,
+# $cpus and, on its command line, $append
+memory=512M cpus=1 append=
+stock() {
+	local machine=q35
+	kernel=$1
+	shift
+	[ "$mode" = ordinary ] || machine=$machine,$switch=on
+	[ -e agent.in ] || mkfifo agent.in agent.out qmp.in qmp.out
+	exec 4<>agent.in 5<>agent.out 6<>qmp.in 7<>qmp.out
+	# Without the TSC deadline timer: see guest.sh. The emulated CPU does not tell KVM
+	# of XSETBV, and then the guest wonders about the size of its state; so without
+	# XSAVE, and what needs it.
+	/opt/qemu/qemu-system-x86_64 -L /opt/qemu -nodefaults -display none -accel kvm \
+		-cpu host,-tsc-deadline,-xsave,-avx,-avx2,-fma,-f16c -machine "$machine" -m "$memory" -smp "$cpus" \
+		-kernel "/opt/stock/vmlinuz-$kernel" -initrd "/opt/stock/initrd-$kernel" \
+		-append "console=ttyS0 quiet panic=-1 $append" \
+		-serial file:console.log -chardev pipe,id=agent,path=agent -serial chardev:agent \
+		-chardev pipe,id=qmp,path=qmp -mon qmp,mode=control "$@" >qemu.log 2>&1 &
+	pid=$!
+	qmp qmp_capabilities
+}
+
+# up: wait for the guest
+up() {
+	while read -r -t 300 line <&5; do
+		case $line in
+		"stock "*) return ;;
+		esac
+	done
+	give_up "the guest does not come up"
+}
+
+# in_guest COMMAND: there; its output goes to $output
+in_guest() {
+	echo "$1" >&4
+	output=
+	while read -r -t 300 line <&5; do
+		line=${line%"$cr"}
+		case $line in
+		"= "*) return "${line#= }" ;;
+		esac
+		output="$output${output:+
+}$line"
+	done
+	give_up "the guest does not end: $1"
+}
+# The emulated host is 10.0.0.1 on a network with one guest, which gets 10.0.0.2.
+# network: QEMU's options for it go to $net
+network() {
+	mkdir -p /dev/net
+	[ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
+	ip link set lo up
+	tunctl -t tap0 >/dev/null
+	ip addr add 10.0.0.1/24 dev tap0
+	ip link set tap0 up
+	cat >udhcpd.conf <<-END
+		start 10.0.0.2
+		end 10.0.0.2
+		interface tap0
+		lease_file $PWD/leases
+		pidfile $PWD/udhcpd.pid
+		option subnet 255.255.255.0
+	END
+	: >leases
+	udhcpd -f udhcpd.conf >udhcpd.log 2>&1 &
+	net="-netdev tap,id=net,ifname=tap0,script=no,downscript=no -device virtio-net-pci,netdev=net,romfile="
+}
+
+# address: have the guest get it
+address() {
+	in_guest 'ip link set lo up; ip link set eth0 up; udhcpc -i eth0 -n -q -t 20 -T 1 -s /bin/lease 2>&1; ip -4 addr show eth0 | grep -q "inet 10.0.0.2/"'
+}
