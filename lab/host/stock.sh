@@ -64,7 +64,7 @@ network() {
 	[ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
 	ip link set lo up
 	tunctl -t tap0 >/dev/null
-	ip addr add 10.0.0.1/24 dev tap0
+	ip addr add 10.0.0.1/24 dev tap0 2>/dev/null # it is there after an earlier test
 	ip link set tap0 up
 	cat >udhcpd.conf <<-END
 		start 10.0.0.2
