@@ -207,8 +207,8 @@ static void enable_paging(uint32_t bit)
 		low[i] = i << 21 | PTE_LARGE | PTE_WRITABLE | PTE_PRESENT;
 		alias[i] = low[i] | shared;
 	}
-	high[APIC >> 21 & 511] = (APIC & -(1 << 21)) | PTE_LARGE | PTE_UNCACHED | PTE_WRITABLE |
-				 PTE_PRESENT;
+	high[APIC >> 21 & 511] =
+		(APIC & -(1 << 21)) | PTE_LARGE | PTE_UNCACHED | PTE_WRITABLE | PTE_PRESENT;
 	directories[0] = (uintptr_t)low | PTE_PRESENT;
 	directories[SHARED_ALIAS >> 30] = (uintptr_t)alias | PTE_PRESENT;
 	directories[APIC >> 30] = (uintptr_t)high | PTE_PRESENT;
