@@ -208,7 +208,7 @@ static void enable_paging(uint32_t bit)
 		alias[i] = low[i] | shared;
 	}
 	high[APIC >> 21 & 511] =
-		(APIC & -(1 << 21)) | PTE_LARGE | PTE_UNCACHED | PTE_WRITABLE | PTE_PRESENT;
+		(APIC & ~0x1fffffU) | PTE_LARGE | PTE_UNCACHED | PTE_WRITABLE | PTE_PRESENT;
 	directories[0] = (uintptr_t)low | PTE_PRESENT;
 	directories[SHARED_ALIAS >> 30] = (uintptr_t)alias | PTE_PRESENT;
 	directories[APIC >> 30] = (uintptr_t)high | PTE_PRESENT;
@@ -277,15 +277,24 @@ __attribute__((noreturn, used)) void run_ap(void)
 		asm volatile("hlt");
 }
 
+extern const char ap_start[], ap_end[];
+
+/* Both are labels, which to the compiler are objects of their own. */
+static void copy_code(uint32_t to, const char *begin, const char *end)
+{
+	volatile char *at = (char *)to;
+	uintptr_t size = (uintptr_t)end - (uintptr_t)begin;
+
+	for (uintptr_t i = 0; i < size; i++)
+		at[i] = begin[i];
+}
+
 static void start_ap(void)
 {
-	extern const char ap_start[], ap_end[];
 	volatile uint32_t *apic = (uint32_t *)APIC;
-	volatile char *to = (char *)TRAMPOLINE;
 	int before = ap_started;
 
-	for (const char *from = ap_start; from < ap_end; from++)
-		*to++ = *from;
+	copy_code(TRAMPOLINE, ap_start, ap_end);
 
 	apic[APIC_DESTINATION / 4] = 1 << 24;
 	apic[APIC_COMMAND / 4] = APIC_INIT;
@@ -389,18 +398,16 @@ static void smm(bool with_ask)
 {
 	uint32_t offset = pci_read(0, 0) == I440FX ? SMRAM_I440FX : SMRAM_Q35;
 	uint16_t port = PCI_DATA + (offset & 3);
-	volatile char *to = (char *)SMM_CODE;
+	volatile char *at = (char *)SMM_CODE + ((uintptr_t)smm_hypercall - (uintptr_t)smm_begin);
 
 	pci_read(0, offset & ~3);
 	outb(port, SMRAM_OPEN);
-	for (const char *from = smm_begin; from < smm_end;)
-		*to++ = *from++;
+	copy_code(SMM_CODE, smm_begin, smm_end);
 	/* nothing, or vmcall */
-	to = (char *)SMM_CODE + (smm_hypercall - smm_begin);
 	if (!with_ask)
-		to[0] = to[1] = to[2] = 0x90;
+		at[0] = at[1] = at[2] = 0x90;
 	else if (!is_amd())
-		to[2] = 0xc1;
+		at[2] = 0xc1;
 	outb(port, SMRAM_CLOSED);
 	outb(SMI_COMMAND, 0);
 	for (;;)
