@@ -16,7 +16,7 @@ guestseal: private memory for KVM guests in sealed memfds
   demo          see a guest keep a secret from its host            1.5
   test          all tests, normal kernel; NAME= picks one          16
   test-ci       what CI runs: lint, check, test, and on Intel and the
-                debug kernel what may find something there         65
+                debug kernel what may find something there         45
   test-full     all tests on both kernels, Intel, long stress too  90
   test-intel    the series' KVM tests on Intel, in Bochs           8
   test-lab      the tests of the scripts in lab/ only              1
