@@ -53,7 +53,7 @@ ask() {
 	hear "$2"
 }
 hear() {
-	while read -r -t $((120 * ${SLOW:-1})) line <&5; do
+	while read -r -t $((300 * ${SLOW:-1})) line <&5; do
 		echo "$line" >>guest.log
 		case $line in
 		"$1"*) return ;;
