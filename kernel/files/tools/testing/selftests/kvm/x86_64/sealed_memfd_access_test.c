@@ -749,19 +749,16 @@ static unsigned int count_flushes(void)
 	return nr;
 }
 
-/* Before that, whether it's asked for disappears with the half that says so. */
-TEST_F(sealed, convert_before_flush)
+/* A second vCPU that counts, and is flushed when the first asks for it; NULL: no tracing */
+static struct kvm_vcpu *start_flushes(struct __test_metadata *_metadata,
+				      FIXTURE_DATA(sealed) *self, pthread_t *thread)
 {
 	static const char * const events[] = { "kvm/kvm_pv_tlb_flush" };
-	struct kvm_steal_time *shared = (void *)shared_page(self, PAGE) + 128;
-	const unsigned int nr_flushes = 10;
 	struct kvm_vcpu *vcpu, *second;
-	pthread_t thread;
-	unsigned int i;
 
 	if (!trace_start(events, ARRAY_SIZE(events))) {
 		trace_stop();
-		SKIP(return, "no tracing");
+		return NULL;
 	}
 
 	second = vm_vcpu_add(self->vm, 1, private_guest_code);
@@ -769,8 +766,36 @@ TEST_F(sealed, convert_before_flush)
 	start_second_vcpu(second);
 
 	enable_msr(_metadata, second, MSR_KVM_STEAL_TIME, gpa_of(PAGE) + 128 + 1);
-	ASSERT_EQ(0, pthread_create(&thread, NULL, count_thread, second));
+	ASSERT_EQ(0, pthread_create(thread, NULL, count_thread, second));
 	pin_to_cpu_0();
+	return vcpu;
+}
+
+/* Returns how often it was flushed. */
+static unsigned int stop_flushes(struct kvm_vcpu *vcpu, pthread_t thread)
+{
+	unsigned int nr;
+
+	call_guest(vcpu, guest_stop_spinning, 0, 0, 0);
+	pthread_join(thread, NULL);
+	nr = count_flushes();
+	trace_stop();
+	return nr;
+}
+
+/* Before that, whether it's asked for disappears with the half that says so. */
+TEST_F(sealed, convert_before_flush)
+{
+	struct kvm_steal_time *shared = (void *)shared_page(self, PAGE) + 128;
+	const unsigned int nr_flushes = 10;
+	struct kvm_vcpu *vcpu;
+	pthread_t thread;
+	unsigned int i;
+
+	vcpu = start_flushes(_metadata, self, &thread);
+	if (!vcpu)
+		SKIP(return, "no tracing");
+
 	for (i = 0; i < nr_flushes; i++) {
 		/* What was left there long ago says nothing. */
 		memset(shared, 0, sizeof(*shared));
@@ -783,10 +808,7 @@ TEST_F(sealed, convert_before_flush)
 		ASSERT_EQ(0, to_private(self, PAGE, 1));
 		call_guest(vcpu, guest_wait_for_count, 0, 0, 0);
 	}
-	call_guest(vcpu, guest_stop_spinning, 0, 0, 0);
-	pthread_join(thread, NULL);
-	EXPECT_LE(2 * nr_flushes, count_flushes());
-	trace_stop();
+	EXPECT_LE(2 * nr_flushes, stop_flushes(vcpu, thread));
 }
 
 /* As if the page had been copied before it was asked for. */
@@ -808,25 +830,16 @@ static void put_preempted(FIXTURE_DATA(sealed) *self, bool private)
 /* There and back again, with content, while the vCPU doesn't run. */
 TEST_F(sealed, convert_twice_before_flush)
 {
-	static const char * const events[] = { "kvm/kvm_pv_tlb_flush" };
 	const unsigned int nr_flushes = 10;
-	struct kvm_vcpu *vcpu, *second;
+	struct kvm_vcpu *vcpu;
 	unsigned int i, j;
 	pthread_t thread;
 	bool private;
 
-	if (!trace_start(events, ARRAY_SIZE(events))) {
-		trace_stop();
+	vcpu = start_flushes(_metadata, self, &thread);
+	if (!vcpu)
 		SKIP(return, "no tracing");
-	}
 
-	second = vm_vcpu_add(self->vm, 1, private_guest_code);
-	vcpu = setup_private(self);
-	start_second_vcpu(second);
-
-	enable_msr(_metadata, second, MSR_KVM_STEAL_TIME, gpa_of(PAGE) + 128 + 1);
-	ASSERT_EQ(0, pthread_create(&thread, NULL, count_thread, second));
-	pin_to_cpu_0();
 	for (i = 0; i < 2 * nr_flushes; i++) {
 		/* Begin with the private half, later with the shared one. */
 		private = i < nr_flushes;
@@ -839,10 +852,7 @@ TEST_F(sealed, convert_twice_before_flush)
 		if (i == nr_flushes - 1)
 			put_preempted(self, false);
 	}
-	call_guest(vcpu, guest_stop_spinning, 0, 0, 0);
-	pthread_join(thread, NULL);
-	EXPECT_LE(2 * nr_flushes, count_flushes());
-	trace_stop();
+	EXPECT_LE(2 * nr_flushes, stop_flushes(vcpu, thread));
 }
 
 #define WAKE_ALL	(~0u)
