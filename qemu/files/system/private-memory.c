@@ -400,6 +400,19 @@ void private_memory_convert_end(PrivateConversion *c)
     g_free(c);
 }
 
+/* Called with PrivateMemory.lock held. */
+static int private_memory_convert_chunk(PrivateMemory *pm, uint64_t start,
+                                        uint64_t end, bool to_private)
+{
+    int ret = to_private ? private_memory_to_private(pm, start, end) :
+                           private_memory_to_shared(pm, start, end);
+
+    if (ret) {
+        stat64_add(&pm->changes, 1);
+    }
+    return ret;
+}
+
 int private_memory_convert_step(PrivateConversion *c)
 {
     PrivateMemory *pm = c->pm;
@@ -408,14 +421,7 @@ int private_memory_convert_step(PrivateConversion *c)
 
     QEMU_LOCK_GUARD(&pm->lock);
 
-    if (c->to_private) {
-        ret = private_memory_to_private(pm, c->next, end);
-    } else {
-        ret = private_memory_to_shared(pm, c->next, end);
-    }
-    if (ret) {
-        stat64_add(&pm->changes, 1);
-    }
+    ret = private_memory_convert_chunk(pm, c->next, end, c->to_private);
     /* On failure some of the chunk may be private. */
     if (ret >= 0 || c->to_private) {
         private_memory_set_asked(pm, c->next, end, !c->to_private);
@@ -469,6 +475,7 @@ static void private_memory_add_neighbours(PrivateMemory *pm, uint64_t *start,
     size_t page_size = qemu_real_host_page_size();
     uint64_t first = QEMU_ALIGN_DOWN(*start, CHUNK_SIZE);
     uint64_t last = MIN(first + CHUNK_SIZE, high);
+    unsigned long i;
     FileRange shared;
 
     first = MAX(first, MAX(low, 1 * MiB));
@@ -479,13 +486,13 @@ static void private_memory_add_neighbours(PrivateMemory *pm, uint64_t *start,
     while (private_memory_next_leftover(pm, first, *start, &shared)) {
         first = shared.end;
     }
-    while (private_memory_next_leftover(pm, *end, last, &shared)) {
+    if (private_memory_next_leftover(pm, *end, last, &shared)) {
         last = shared.start;
     }
-    while (find_next_bit(pm->asked, *start / page_size, first / page_size) <
+    i = first / page_size;
+    while ((i = find_next_bit(pm->asked, *start / page_size, i)) <
            *start / page_size) {
-        first = (find_next_bit(pm->asked, *start / page_size,
-                               first / page_size) + 1) * page_size;
+        first = ++i * page_size;
     }
     last = find_next_bit(pm->asked, last / page_size, *end / page_size) *
            page_size;
@@ -497,12 +504,8 @@ static void private_memory_add_neighbours(PrivateMemory *pm, uint64_t *start,
 static int private_memory_touch(PrivateMemory *pm, uint64_t start,
                                 uint64_t end, bool to_private)
 {
-    int ret = to_private ? private_memory_to_private(pm, start, end) :
-                           private_memory_to_shared(pm, start, end);
+    int ret = private_memory_convert_chunk(pm, start, end, to_private);
 
-    if (ret) {
-        stat64_add(&pm->changes, 1);
-    }
     if (to_private) {
         private_memory_set_asked(pm, start, end, false);
     }
