@@ -44,6 +44,7 @@ qmp() {
 	done
 	give_up "QEMU does not reply to $1"
 }
+hmp() { qmp human-monitor-command "\"command-line\": \"$1\""; }
 # number KEY: in $reply, QMP's ("KEY": 1) or HMP's (\nKEY: 1)
 number() { printf '%s\n' "$reply" | sed -n "s/.*\(\"\|\\\\n\)$1\"*: \([0-9]*\).*/\2/p"; }
 

@@ -6,9 +6,7 @@
 # shellcheck source=lab/host/guest.sh
 . /opt/guest.sh
 
-switch=private-memory-isolation
 cr=$(printf '\r')
-has_switch() { /opt/qemu/qemu-system-x86_64 -machine q35,help | grep -q "^  $switch="; }
 
 # stock KERNEL OPTION...: a guest of that kernel, see lab/build-stock, with $memory,
 # $cpus and, on its command line, $append
@@ -17,7 +15,7 @@ stock() {
 	local machine=q35
 	kernel=$1
 	shift
-	[ "$mode" = ordinary ] || machine=$machine,$switch=on
+	[ "$mode" = ordinary ] || machine=$machine,private-memory-isolation=on
 	[ -e agent.in ] || mkfifo agent.in agent.out qmp.in qmp.out
 	exec 4<>agent.in 5<>agent.out 6<>qmp.in 7<>qmp.out
 	# Without the TSC deadline timer: see guest.sh. The emulated CPU does not tell KVM

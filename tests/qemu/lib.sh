@@ -4,28 +4,9 @@
 # guest_secret runs, and its QEMU's monitor.
 # shellcheck source=lab/host/guest.sh
 . /opt/guest.sh
+# shellcheck source=lab/host/tap.sh
+. /opt/tap.sh
 
-cd "$(mktemp -d)" || exit
-tests=0 failed=0
-
-# check STATUS WHAT [DETAILS]
-check() {
-	tests=$((tests + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $tests - $2"
-	else
-		failed=$((failed + 1))
-		echo "not ok $tests - $2"
-		echo "# ${3-}"
-	fi
-}
-is() { [ "$2" = "$3" ]; check $? "$1" "is $2, not $3"; }
-
-finish() {
-	echo "1..$tests"
-	[ "$failed" = 0 ]
-	exit
-}
 give_up() {
 	check 1 "$1"
 	cat qemu.log guest.log 2>/dev/null | sed 's/^/# /'
@@ -52,4 +33,12 @@ reset() {
 		esac
 	done
 }
-hmp() { qmp human-monitor-command "\"command-line\": \"$1\""; }
+# refuse PATTERN OPTION...: QEMU does not start, and says why in $lines, one if not set
+refuse() {
+	local pattern=$1
+	shift
+	timeout -s KILL 100 /opt/qemu/qemu-system-x86_64 -L /opt/qemu -nodefaults \
+		-display none -S "$@" >qemu.log 2>&1 </dev/null
+	[ $? = 1 ] && [ "$(wc -l <qemu.log)" -le "${lines:-1}" ] && grep -q "$pattern" qemu.log
+	check $? "$*" "$(head -n 3 qemu.log)"
+}
