@@ -184,8 +184,9 @@ test_fixup_takes_a_patch_of_the_series() {
 
 # An unpacking that was interrupted is not taken for done.
 test_interrupted_unpack_of_build_tools() {
-	mkdir -p "$CACHE/qemu"
-	touch "$CACHE/downloads/meson_1_all.deb"
+	mkdir -p "$CACHE/qemu/pc-bios" "$CACHE/qemu/.git/info"
+	touch "$CACHE/qemu/pc-bios/meson.build" "$CACHE/downloads/meson_1_all.deb"
+	ln -s /bin/true "$CACHE/qemu/configure"
 	cat >"$ROOT/pins/qemu" <<-'END'
 		src qemu 1:10.0.1-1 qemu_10.0.1.orig.tar.xz 0
 		deb meson 1 meson_1_all.deb 0
@@ -197,8 +198,6 @@ test_interrupted_unpack_of_build_tools() {
 		touch "$3/usr/share/seabios/bios.bin"
 	END
 	stub ninja <<<'echo "[1/1] all"'
-	mkdir -p "$CACHE/build/qemu"
-	touch "$CACHE/build/qemu/build.ninja"
 	INTERRUPT=1 fails "$ROOT/lab/build-qemu"
 	"$ROOT/lab/build-qemu"
 	[ -e "$CACHE/build/qemu-deps/usr/share/seabios/bios.bin" ]
