@@ -12,6 +12,8 @@ BUILD=$CACHE/build
 JOBS=${JOBS:-$(nproc)}
 export ROOT CACHE DOWNLOADS BUILD
 export LC_ALL=C.UTF-8
+# where mkfs.ext4 and the like are, and Debian's users do not look
+export PATH=$PATH:/usr/sbin:/sbin
 # A rebuild after a change of tree, or in another clone, costs what has changed.
 export CCACHE_DIR=${CCACHE_DIR:-$CACHE/ccache} CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-5G}
 # The makes of the two trees are not our make's children.
