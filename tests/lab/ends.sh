@@ -29,6 +29,12 @@ endless() {
 		echo \$\$ >>$T/pids
 		exec sleep 1000
 	END
+	for tree in linux qemu; do
+		git init -q "$CACHE/$tree"
+		git -C "$CACHE/$tree" -c user.name=a -c user.email=b commit -q --allow-empty -m base
+		git -C "$CACHE/$tree" branch base
+		(. "$ROOT/lab/lib.sh"; . "$ROOT/lab/series.sh"; trap - EXIT; record $tree "$(series_key $tree)")
+	done
 	printf '%s\n' '.PHONY: kernel test' 'kernel:' $'\t@lab/build-kernel normal' 'test:' $'\t@lab/test normal' >"$ROOT/Makefile"
 }
 
@@ -73,6 +79,14 @@ test_sigterm_ends_bochs() { bochs; ends test-intel 1 TERM; }
 test_ctrl_c_ends_bochs() { bochs; ends test-intel 1 INT group; }
 test_sigterm_ends_bochs_without_tests() { bochs; ends bochs 1 TERM; }
 
+test_series_of_another_clone_is_not_tested() {
+	endless
+	touch "$ROOT/kernel/patches/new"
+	fails "$ROOT/lab/test" normal
+	said "does not have this clone's series"
+	[ ! -e "$T/pids" ]
+}
+
 # As long as a build whose make was shot goes on, nobody else starts one.
 test_lock_lasts_as_long_as_the_build() {
 	endless
@@ -96,6 +110,8 @@ test_two_tests_do_not_mix_results() {
 	make -C "$ROOT" test >"$T/second" 2>&1 &
 	until_true grep -q 'waiting for another make to finish with results' "$T/second"
 	[ "$(wc -l <"$T/pids")" = 1 ]
+	# nor is anything built under their feet
+	fails flock -n "$CACHE/locks/build-linux-normal" true
 	touch "$T/go"
 	wait
 	[ "$(wc -l <"$T/pids")" = 2 ]
