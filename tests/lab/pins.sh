@@ -223,9 +223,10 @@ stock() {
 test_newest_of_stock_guests() {
 	local kernel=linux-image-6.12.1+deb13 next=linux-image-6.12.2+deb13 name
 	stock $kernel-amd64=1 $kernel-cloud-amd64=1 libssl=1:3-1 same=1
+	echo "# kind  package" >"$ROOT/pins/debian-13"
 	for name in $kernel-amd64 $kernel-cloud-amd64; do
 		echo "deb $name 1 ${name}_1_amd64.deb $(sha256sum <"$T/archive/${name}_1_amd64.deb" | cut -d' ' -f1)"
-	done >"$ROOT/pins/debian-13"
+	done >>"$ROOT/pins/debian-13"
 	{
 		echo "deb libssl 1:3-1 libssl_1%3a3-1_amd64.deb $(sha256sum <"$T/archive/libssl_3-1_amd64.deb" | cut -d' ' -f1)"
 		echo "deb same 1 same_1_amd64.deb $(sha256sum <"$T/archive/same_1_amd64.deb" | cut -d' ' -f1)"
@@ -330,5 +331,14 @@ test_repin() {
 	cp "$ROOT/pins/linux" "$T/pin"
 	fails "$ROOT/lab/repin" linux 6.12.11-1
 	cmp "$T/pin" "$ROOT/pins/linux"
+	# or if it is interrupted
+	archive 6.12.10-1 6.12.11-1
+	stub apt-get <<<"touch $T/fetching; exec sleep 1000"
+	"$ROOT/lab/repin" linux 6.12.11-1 &
+	until_true test -e "$T/fetching"
+	kill -TERM $!
+	wait $! || :
+	cmp "$T/pin" "$ROOT/pins/linux"
+	[ ! -e "$ROOT/pins/linux.old" ]
 	[ "$(linux log -1 --format=%s base)" = 'Import linux-source-6.12 6.12.10-1' ]
 }
