@@ -5,7 +5,7 @@
 # start has give_up MESSAGE, for when there is no reply.
 
 # guest COMMANDLINE OPTION...: become QEMU with a guest, COMMANDLINE is its
-# kernel's. Without the TSC deadline timer: in the emulated host, it stops after a
+# kernel's. What its kernel warns of is the end of it. Without the TSC deadline timer: in the emulated host, it stops after a
 # while.
 guest() {
 	local commandline=$1
@@ -13,7 +13,7 @@ guest() {
 	exec /opt/qemu/qemu-system-x86_64 -L /opt/qemu -nodefaults -display none \
 		-accel kvm -cpu host,-tsc-deadline -smp 2 \
 		-kernel "${kernel:-/opt/guest/bzImage}" -initrd "${initrd:-/opt/guest/initramfs}" \
-		-append "console=ttyS0 quiet $commandline" "$@"
+		-append "console=ttyS0 quiet panic_on_warn=1 oops=panic $commandline" "$@"
 }
 
 # start OPTION...: a guest, of whose memory $megabytes are kept secret; or which
