@@ -98,6 +98,26 @@ test_bls_on_boot_partition() {
 	[ "$(cat "$T"/run-image.*/initrd)" = 6.12.3 ]
 }
 
+# The first entry is what it is, not filled up from others.
+test_entries_without_initrd_or_options() {
+	debian 6.12.1
+	sed -i '0,/initrd/{/initrd/d}' "$T/tree/boot/grub/grub.cfg"
+	sed -i 's,/boot/vmlinuz-1 .*,&\n\tinitrd /boot/initrd.img-6.12.1,' "$T/tree/boot/grub/grub.cfg"
+	image "$T/tree" ext4
+	run_image "$T/disk"
+	said_not '-initrd'
+	rm -rf "$T"/run-image.* "$T/tree"
+	mkdir -p "$T/tree/loader/entries"
+	kernel 6.12.1 "$T/tree/vmlinuz"
+	printf a >"$T/tree/a"
+	printf b >"$T/tree/b"
+	printf 'linux /vmlinuz\ninitrd /a\ninitrd /b\n' >"$T/tree/loader/entries/a.conf"
+	image "$T/tree" ext4
+	run_image "$T/disk"
+	said '-append console=ttyS0'
+	[ "$(tr '\0' . <"$T"/run-image.*/initrd)" = a...b... ]
+}
+
 test_links_are_followed() {
 	debian 6.12.1
 	sed -i 's,/boot/vmlinuz-6.12.1,/vmlinuz,' "$T/tree/boot/grub/grub.cfg"
@@ -129,6 +149,7 @@ test_what_is_missing_in_the_image() {
 	image "$T/tree" xfs
 	fails run_image "$T/disk"
 	said 'its partitions have: unknown, XFS'
+	[ ! -e "$(echo "$T"/run-image.*)" ]
 	debian 6.12.1
 	rm "$T/tree/boot/initrd.img-6.12.1"
 	image "$T/tree" ext4
