@@ -111,7 +111,7 @@ test-intel: kernel selftests
 	@lab/setup intel
 	@lab/test intel
 
-test-lab:
+test-lab: setup
 	@lab/test lab
 
 bench: kernel qemu tools stock
@@ -123,7 +123,7 @@ shell: kernel selftests tools qemu
 guest-shell: kernel qemu tools
 	@lab/guest-shell
 
-gdb: kernel-debug
+gdb: kernel-debug selftests
 	@lab/setup gdb
 	@lab/gdb
 
