@@ -4,14 +4,18 @@
 # QEMU's monitor. All talk goes through pipes in the current directory. Who calls
 # start has give_up MESSAGE, for when there is no reply.
 
-# guest COMMANDLINE OPTION...: become QEMU with a guest, COMMANDLINE is its
-# kernel's. What its kernel warns of is the end of it. Without the TSC deadline timer: in the emulated host, it stops after a
-# while.
+# A guest's CPU. Without the TSC deadline timer: in the emulated host, it stops after a
+# while. The emulated CPU does not tell KVM of XSETBV, and then the guest wonders about
+# the size of its state; so without XSAVE, and what needs it.
+cpu=host,-tsc-deadline,-xsave,-avx,-avx2,-fma,-f16c
+
+# guest COMMANDLINE OPTION...: become QEMU with a guest, COMMANDLINE is its kernel's.
+# What that warns of is the end of it.
 guest() {
 	local commandline=$1
 	shift
 	exec /opt/qemu/qemu-system-x86_64 -L /opt/qemu -nodefaults -display none \
-		-accel kvm -cpu host,-tsc-deadline -smp 2 \
+		-accel kvm -cpu "$cpu" -smp 2 \
 		-kernel "${kernel:-/opt/guest/bzImage}" -initrd "${initrd:-/opt/guest/initramfs}" \
 		-append "console=ttyS0 quiet panic_on_warn=1 oops=panic $commandline" "$@"
 }

@@ -18,11 +18,8 @@ stock() {
 	[ "$mode" = ordinary ] || machine=$machine,private-memory-isolation=on
 	[ -e agent.in ] || mkfifo agent.in agent.out qmp.in qmp.out
 	exec 4<>agent.in 5<>agent.out 6<>qmp.in 7<>qmp.out
-	# Without the TSC deadline timer: see guest.sh. The emulated CPU does not tell KVM
-	# of XSETBV, and then the guest wonders about the size of its state; so without
-	# XSAVE, and what needs it.
 	/opt/qemu/qemu-system-x86_64 -L /opt/qemu -nodefaults -display none -accel kvm \
-		-cpu host,-tsc-deadline,-xsave,-avx,-avx2,-fma,-f16c -machine "$machine" -m "$memory" -smp "$cpus" \
+		-cpu "$cpu" -machine "$machine" -m "$memory" -smp "$cpus" \
 		-kernel "/opt/stock/vmlinuz-$kernel" -initrd "/opt/stock/initrd-$kernel" \
 		-append "console=ttyS0 quiet panic=-1 $append" \
 		-serial file:console.log -chardev pipe,id=agent,path=agent -serial chardev:agent \
