@@ -1581,6 +1581,14 @@ TEST_F(write, all)
 	EXPECT_EQ(0, nr_allocated(self->fd));
 }
 
+TEST_F(write, not_dropped)
+{
+	ASSERT_EQ(self->size, pwrite(self->fd, self->buf, self->size, 0));
+	sync();
+	EXPECT_TRUE(write_file("/proc/sys/vm/drop_caches", "3"));
+	EXPECT_EQ(WRITE_PAGES, nr_allocated(self->fd));
+}
+
 TEST_F(write, nothing)
 {
 	EXPECT_EQ(0, pwrite(self->fd, self->buf, 0, 0));
