@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include <linux/mman.h>
 #include <sys/syscall.h>
+#include "qemu/coroutine.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/madvise.h"
@@ -73,8 +74,9 @@ struct PrivateMemory {
      */
     unsigned long *asked;
 
-    /* Accesses by devices to private memory, and which devices; under lock */
+    /* Accesses by devices to private memory, and, under dma_lock, which ones */
     Stat64 dma;
+    QemuMutex dma_lock;
     GHashTable *dma_devices;
 };
 
@@ -102,9 +104,9 @@ OBJECT_DEFINE_SIMPLE_TYPE_WITH_INTERFACES(PrivateMemory, private_memory,
                                           { TYPE_RESETTABLE_INTERFACE }, { })
 
 /*
- * Where the data at @start ends, or a chunk of it.  SEEK_HOLE looks at all
- * pages up to the next hole, which may be most of the file, and that for each
- * chunk.  So look for it only if it's near.
+ * Where the data at @start of an ordinary file ends, or a chunk of it.
+ * SEEK_HOLE looks at all pages up to the next hole, which may be most of the
+ * file, and that for each chunk.  So look for it only if it's near.
  */
 static uint64_t file_data_end(int fd, uint64_t start, uint64_t end)
 {
@@ -121,6 +123,15 @@ static uint64_t file_data_end(int fd, uint64_t start, uint64_t end)
         return start + range.len;
     }
     hole = lseek(fd, start, SEEK_HOLE);
+    return hole < 0 ? end : MIN(hole, end);
+}
+
+/* The same of private memory, where the next hole is found at once. */
+static uint64_t private_memory_data_end(PrivateMemory *pm, uint64_t start,
+                                        uint64_t end)
+{
+    off_t hole = lseek(pm->fd, start, SEEK_HOLE);
+
     return hole < 0 ? end : MIN(hole, end);
 }
 
@@ -142,7 +153,7 @@ static bool private_memory_next(PrivateMemory *pm, uint64_t start, uint64_t end,
         return false;
     }
     range->start = data;
-    range->end = file_data_end(pm->fd, data, end);
+    range->end = private_memory_data_end(pm, data, end);
     return true;
 }
 
@@ -154,7 +165,7 @@ static int private_memory_allocate(PrivateMemory *pm, uint64_t start,
         off_t data = lseek(pm->fd, start, SEEK_DATA);
 
         if (data == start) {
-            start = file_data_end(pm->fd, start, end);
+            start = private_memory_data_end(pm, start, end);
             continue;
         }
         data = data < 0 ? end : MIN(data, end);
@@ -299,7 +310,7 @@ static uint64_t private_memory_leftovers(PrivateMemory *pm, uint64_t start,
 
 /*
  * Look at all memory every ten seconds, in steps, between which the main loop
- * has time for more important things.
+ * has most of the time for more important things.
  */
 #define SWEEP_PERIOD_MS 10000
 
@@ -333,7 +344,7 @@ static void private_memory_sweep(void *opaque)
         pm->sweep_next = range.start;
     } while (now < begin + STEP_MS);
 
-    timer_mod(pm->sweep_timer, now + STEP_MS);
+    timer_mod(pm->sweep_timer, now + 10 * STEP_MS);
 }
 
 /* Called with PrivateMemory.lock held. */
@@ -576,6 +587,7 @@ static int private_memory_load_pages(PrivateMemory *pm, uint64_t start,
             private_memory_punch(pm, start, start + n);
             return ret;
         }
+        private_memory_set_asked(pm, start, start + n, false);
         start += n;
     }
     return 0;
@@ -659,23 +671,19 @@ uint64_t private_memory_skip(const MemoryRegion *mr, uint64_t *offset,
 
 bool private_memory_watch_dma;
 
-/* Pages that were asked for don't need a look at the file. */
+/* Pages that were asked for are not private: mostly there is nothing to do. */
 static bool private_memory_hit(PrivateMemory *pm, uint64_t start, uint64_t end)
 {
     size_t page_size = qemu_real_host_page_size();
     unsigned long last = DIV_ROUND_UP(end, page_size);
-    unsigned long i = start / page_size;
-    unsigned long n;
-    FileRange range;
+    unsigned long i = find_next_zero_bit(pm->asked, last, start / page_size);
+    off_t data;
 
-    while ((i = find_next_zero_bit(pm->asked, last, i)) < last) {
-        n = find_next_bit(pm->asked, last, i);
-        if (private_memory_next(pm, i * page_size, n * page_size, &range)) {
-            return true;
-        }
-        i = n;
+    if (i == last) {
+        return false;
     }
-    return false;
+    data = lseek(pm->fd, i * page_size, SEEK_DATA);
+    return data >= 0 && data < last * page_size;
 }
 
 void private_memory_check_dma(AddressSpace *as, hwaddr addr, hwaddr size)
@@ -704,7 +712,7 @@ void private_memory_check_dma(AddressSpace *as, hwaddr addr, hwaddr size)
 
     stat64_add(&pm->dma, 1);
     trace_private_memory_dma(as->name, addr, size);
-    QEMU_LOCK_GUARD(&pm->lock);
+    QEMU_LOCK_GUARD(&pm->dma_lock);
     if (g_hash_table_add(pm->dma_devices, g_strdup(as->name))) {
         warn_report("%s: the guest has it access private memory, of which it "
                     "sees nothing, at 0x%" HWADDR_PRIx, as->name, addr);
@@ -743,7 +751,9 @@ bool private_memory_create_backend(MachineState *machine, Error **errp)
     }
 
     obj = object_new(TYPE_MEMORY_BACKEND_MEMFD);
-    ret = object_property_set_uint(obj, "size", machine->ram_size, errp) &&
+    /* -mem-prealloc is for RAM. */
+    ret = object_property_set_bool(obj, "prealloc", false, errp) &&
+          object_property_set_uint(obj, "size", machine->ram_size, errp) &&
           object_property_set_bool(obj, "guest-private", true, errp);
     object_property_add_child(root, PRIVATE_MEMORY_DEFAULT_ID, obj);
     ret = ret && user_creatable_complete(USER_CREATABLE(obj), errp);
@@ -840,6 +850,19 @@ bool private_memory_create(MachineState *machine, Error **errp)
         return false;
     }
 
+    if (private_memory_by_address(machine) && machine->memdev->prealloc) {
+        error_setg(errp, "private memory does not support preallocation of the "
+                   "machine's RAM, of which guests hardly use the shared half "
+                   "(prealloc=on, -mem-prealloc)");
+        return false;
+    }
+    if (private_memory_by_address(machine) &&
+        machine->memdev->policy != HOST_MEM_POLICY_DEFAULT) {
+        error_setg(errp, "private memory does not support NUMA policies: that "
+                   "of the machine's RAM would not hold for its private half");
+        return false;
+    }
+
     if (!kvm_has_private_memory()) {
         error_setg(errp, "the host's KVM does not support private memory in "
                    "guest-sealed memfds");
@@ -901,6 +924,7 @@ static void private_memory_init(Object *obj)
     PrivateMemory *pm = PRIVATE_MEMORY(obj);
 
     qemu_mutex_init(&pm->lock);
+    qemu_mutex_init(&pm->dma_lock);
     pm->pagemap_fd = -1;
     pm->dma_devices = g_hash_table_new_full(g_str_hash, g_str_equal, g_free,
                                             NULL);
@@ -915,6 +939,7 @@ static void private_memory_finalize(Object *obj)
         close(pm->pagemap_fd);
     }
     qemu_mutex_destroy(&pm->lock);
+    qemu_mutex_destroy(&pm->dma_lock);
     g_free(pm->asked);
     g_hash_table_destroy(pm->dma_devices);
     object_unref(OBJECT(pm->backend));
@@ -923,6 +948,23 @@ static void private_memory_finalize(Object *obj)
 static ResettableState *private_memory_get_reset_state(Object *obj)
 {
     return &PRIVATE_MEMORY(obj)->reset_state;
+}
+
+/* The first pages that the guest has asked to share, as far as a chunk goes */
+static bool private_memory_next_asked(PrivateMemory *pm, FileRange *range)
+{
+    size_t page_size = qemu_real_host_page_size();
+    unsigned long size = pm->block->max_length / page_size;
+    unsigned long i = pm->asked ? find_first_bit(pm->asked, size) : size;
+
+    if (i == size) {
+        return false;
+    }
+    range->start = i * page_size;
+    range->end = find_next_zero_bit(pm->asked,
+                                    MIN(size, i + CHUNK_SIZE / page_size), i) *
+                 page_size;
+    return true;
 }
 
 bool private_memory_reset_step(PrivateMemory *pm)
@@ -941,6 +983,18 @@ bool private_memory_reset_step(PrivateMemory *pm)
         if (ret < 0) {
             /* The reset itself will find the same, and tell. */
             break;
+        }
+        if (qemu_clock_get_ms(QEMU_CLOCK_REALTIME) >= begin + STEP_MS) {
+            return false;
+        }
+    }
+
+    /* What went through there is no business of the next guest's. */
+    while (private_memory_next_asked(pm, &range)) {
+        WITH_QEMU_LOCK_GUARD(&pm->lock) {
+            ram_block_discard_range(pm->block, range.start,
+                                    range.end - range.start);
+            private_memory_set_asked(pm, range.start, range.end, false);
         }
         if (qemu_clock_get_ms(QEMU_CLOCK_REALTIME) >= begin + STEP_MS) {
             return false;
@@ -984,7 +1038,26 @@ static void private_memory_class_init(ObjectClass *oc, void *data)
     rc->phases.hold = private_memory_reset_hold;
 }
 
-PrivateMemoryInfo *qmp_query_private_memory(Error **errp)
+/* All leftovers, found in steps as by the sweep */
+static uint64_t coroutine_fn private_memory_count_leftovers(PrivateMemory *pm)
+{
+    uint64_t size = pm->block->max_length;
+    int64_t begin = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    uint64_t start = 0, sum = 0;
+    FileRange range;
+
+    while (private_memory_next(pm, start, size, &range)) {
+        start = MIN(range.start + CHUNK_SIZE, size);
+        sum += private_memory_leftovers(pm, range.start, start, false);
+        if (qemu_clock_get_ms(QEMU_CLOCK_REALTIME) >= begin + STEP_MS) {
+            qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, STEP_MS * SCALE_MS);
+            begin = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+        }
+    }
+    return sum;
+}
+
+PrivateMemoryInfo *coroutine_fn qmp_query_private_memory(Error **errp)
 {
     PrivateMemory *pm = current_machine->private_memory;
     PrivateMemoryInfo *info;
@@ -1009,11 +1082,11 @@ PrivateMemoryInfo *qmp_query_private_memory(Error **errp)
     info->implicit_to_shared = stat64_get(&pm->implicit_to_shared);
     info->failures = stat64_get(&pm->failures);
     info->dma = stat64_get(&pm->dma);
-    info->leftover = private_memory_leftovers(pm, 0, info->size, false);
+    info->leftover = private_memory_count_leftovers(pm);
     return info;
 }
 
-void hmp_info_private_memory(Monitor *mon, const QDict *qdict)
+void coroutine_fn hmp_info_private_memory(Monitor *mon, const QDict *qdict)
 {
     g_autoptr(PrivateMemoryInfo) info = NULL;
     Error *err = NULL;
