@@ -264,7 +264,7 @@ static int __guest_memory_register(struct address_space *mapping,
  * Return: 0, -EINVAL if @file does not hold guest memory, the range goes past
  *	its end or overlaps another one of the same space, -EBADF if @file is not
  *	open for reading and writing, -EBUSY if another owner uses the file or has
- *	left pages in it.
+ *	left pages in it, -EINTR if there's a fatal signal.
  */
 int guest_memory_register(struct file *file, pgoff_t start, pgoff_t nr_pages,
 			  struct guest_memory_notifier *notifier)
@@ -283,7 +283,9 @@ int guest_memory_register(struct file *file, pgoff_t start, pgoff_t nr_pages,
 	notifier->node.start = start;
 	notifier->node.last = start + nr_pages - 1;
 
-	filemap_invalidate_lock(mapping);
+	/* A change that goes on may be waiting for memory. */
+	if (down_write_killable(&mapping->invalidate_lock))
+		return -EINTR;
 	ret = __guest_memory_register(mapping, notifier);
 	filemap_invalidate_unlock(mapping);
 	return ret;

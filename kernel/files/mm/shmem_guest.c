@@ -43,6 +43,9 @@ static pgoff_t shmem_guest_next_hole(struct address_space *mapping, pgoff_t star
 {
 	XA_STATE(xas, &mapping->i_pages, start);
 
+	if (start >= end)
+		return end;
+
 	xas_lock_irq(&xas);
 	xas_find_marked(&xas, end - 1, XA_FREE_MARK);
 	xas_unlock_irq(&xas);
@@ -254,29 +257,99 @@ void shmem_guest_evict(struct inode *inode)
 	guest_memory_destroy(mapping);
 }
 
-static int shmem_guest_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
+/* What was for the guest, and is not needed after all */
+static void shmem_guest_drop_folio(struct folio *folio)
+{
+	shmem_guest_free_folio(folio);
+	folio_put(folio);
+}
+
+static void shmem_guest_drop_folios(struct list_head *folios)
+{
+	struct folio *folio, *tmp;
+
+	list_for_each_entry_safe(folio, tmp, folios, lru) {
+		list_del(&folio->lru);
+		shmem_guest_drop_folio(folio);
+	}
+}
+
+/* A folio for a page of the guest, charged and not yet in the page cache */
+static struct folio *shmem_guest_new_folio(struct inode *inode, pgoff_t index)
 {
 	struct folio *folio;
 
-	/* Leave alone what the guest has, it may be lost, too. */
-	while ((start = shmem_guest_next_hole(inode->i_mapping, start, end)) < end) {
+	if (fatal_signal_pending(current))
+		return ERR_PTR(-EINTR);
+
+	folio = shmem_alloc_folio(SHMEM_GUEST_GFP, 0, SHMEM_I(inode), index);
+	if (!folio)
+		return ERR_PTR(-ENOMEM);
+
+	if (mem_cgroup_charge(folio, NULL, SHMEM_GUEST_GFP)) {
+		folio_put(folio);
+		return ERR_PTR(-ENOMEM);
+	}
+
+	folio->index = index;
+	return folio;
+}
+
+/*
+ * Allocate @folios for what is missing in [start, end), the first page being so.
+ * That may mean to wait for memory, or to be held up for having too much of it, and
+ * neither must be when there are vCPUs and memslot updates that wait, too.
+ */
+static int shmem_guest_allocate(struct inode *inode, pgoff_t start, pgoff_t end,
+				struct list_head *folios)
+{
+	struct folio *folio;
+
+	while (start < end) {
+		folio = shmem_guest_new_folio(inode, start);
+		if (IS_ERR(folio))
+			return PTR_ERR(folio);
+
+		list_add_tail(&folio->lru, folios);
+		start = shmem_guest_next_hole(inode->i_mapping, start + 1, end);
+	}
+	return 0;
+}
+
+/*
+ * Add @folios to the page cache, with invalidate_lock held.  @nr is how many there
+ * were added, also if it fails.
+ */
+static int shmem_guest_add(struct inode *inode, struct list_head *folios, int *nr)
+{
+	struct folio *folio, *added;
+
+	*nr = 0;
+	while ((folio = list_first_entry_or_null(folios, struct folio, lru))) {
 		if (fatal_signal_pending(current))
 			return -EINTR;
 
-		folio = shmem_alloc_folio(SHMEM_GUEST_GFP, 0, SHMEM_I(inode), start);
-		if (!folio)
-			return -ENOMEM;
-
-		folio = shmem_add_new_folio(folio, SHMEM_GUEST_GFP, inode, start,
+		list_del(&folio->lru);
+		folio_get(folio);
+		added = shmem_add_new_folio(folio, SHMEM_GUEST_GFP, inode, folio->index,
 					    NULL, true);
-		if (IS_ERR(folio))
-			return PTR_ERR(folio);
+		/* Leave alone what the guest has meanwhile, it may be lost, too. */
+		if (added == ERR_PTR(-EEXIST)) {
+			shmem_guest_drop_folio(folio);
+			continue;
+		}
+		if (IS_ERR(added)) {
+			shmem_guest_drop_folio(folio);
+			return PTR_ERR(added);
+		}
 
 		/* A clean page could be dropped behind the guest's back. */
 		folio_set_dirty(folio);
 		folio_unlock(folio);
 		folio_put(folio);
-		start++;
+		folio_put(folio);
+		(*nr)++;
+		cond_resched();
 	}
 	return 0;
 }
@@ -291,25 +364,35 @@ static pgoff_t shmem_guest_next_change(struct address_space *mapping,
 }
 
 /*
- * Convert the pages within [start, end) that are not yet what @event makes
- * them.  A failure leaves those before it converted and the rest as they were.
+ * Convert the pages within [start, end) that are not yet what @event makes them,
+ * the first being so.  A failure leaves those before it converted and the rest as
+ * they were.
  */
 static int shmem_guest_convert(struct inode *inode, enum guest_memory_event event,
 			       pgoff_t start, pgoff_t end)
 {
 	struct address_space *mapping = inode->i_mapping;
-	int ret = 0;
+	LIST_HEAD(folios);
+	int ret = 0, nr;
+
+	if (event == GUEST_MEMORY_MAP) {
+		ret = shmem_guest_allocate(inode, start, end, &folios);
+		if (ret)
+			goto out;
+	}
 
 	/* Whoever holds it may be waiting for memory. */
-	if (down_write_killable(&mapping->invalidate_lock))
-		return -EINTR;
+	if (down_write_killable(&mapping->invalidate_lock)) {
+		ret = -EINTR;
+		goto out;
+	}
 
 	/* Somebody else may have been here. */
 	start = shmem_guest_next_change(mapping, event, start, end);
 	if (start < end) {
 		guest_memory_begin(mapping, event, start, end);
 		if (event == GUEST_MEMORY_MAP)
-			ret = shmem_guest_allocate(inode, start, end);
+			ret = shmem_guest_add(inode, &folios, &nr);
 		else
 			shmem_truncate_range(inode, (loff_t)start << PAGE_SHIFT,
 					     ((loff_t)end << PAGE_SHIFT) - 1);
@@ -317,6 +400,8 @@ static int shmem_guest_convert(struct inode *inode, enum guest_memory_event even
 	}
 
 	filemap_invalidate_unlock(mapping);
+out:
+	shmem_guest_drop_folios(&folios);
 	return ret;
 }
 
@@ -367,13 +452,6 @@ long shmem_guest_fallocate(struct file *file, int mode, loff_t offset, loff_t le
 	}
 }
 
-/* What has been filled, or begun to be, and is not needed after all */
-static void shmem_guest_drop_folio(struct folio *folio)
-{
-	shmem_guest_zero_folio(folio);
-	folio_put(folio);
-}
-
 /*
  * Allocate up to @nr folios and fill them from @from.  They are not in the page
  * cache yet, so the source may fault and sleep as it likes, and fail.  Returns
@@ -387,59 +465,21 @@ static int shmem_guest_fill(struct inode *inode, struct iov_iter *from,
 	int i;
 
 	for (i = 0; i < nr; i++) {
-		if (fatal_signal_pending(current))
-			return i ?: -EINTR;
-
-		folio = shmem_alloc_folio(SHMEM_GUEST_GFP, 0, SHMEM_I(inode), start + i);
-		if (!folio)
-			return i ?: -ENOMEM;
-
-		/* The source may take its time, so don't hold it for free. */
-		if (mem_cgroup_charge(folio, NULL, SHMEM_GUEST_GFP)) {
-			folio_put(folio);
-			return i ?: -ENOMEM;
-		}
+		folio = shmem_guest_new_folio(inode, start + i);
+		if (IS_ERR(folio))
+			return i ?: PTR_ERR(folio);
 
 		copied = copy_page_from_iter(&folio->page, 0, PAGE_SIZE, from);
 		if (copied < PAGE_SIZE) {
 			iov_iter_revert(from, copied);
-			shmem_guest_drop_folio(folio);
+			shmem_guest_zero_folio(folio);
+			folio_put(folio);
 			return i ?: -EFAULT;
 		}
 
 		flush_dcache_folio(folio);
 		__folio_mark_uptodate(folio);
 		list_add_tail(&folio->lru, folios);
-	}
-	return nr;
-}
-
-/*
- * Add the folios to the page cache.  Returns how many were added, or an error
- * if none.
- */
-static int shmem_guest_add(struct inode *inode, pgoff_t start,
-			   struct list_head *folios)
-{
-	struct folio *folio, *added;
-	int nr = 0;
-
-	while ((folio = list_first_entry_or_null(folios, struct folio, lru))) {
-		list_del(&folio->lru);
-		folio_get(folio);
-		added = shmem_add_new_folio(folio, SHMEM_GUEST_GFP, inode, start + nr,
-					    NULL, true);
-		if (IS_ERR(added)) {
-			shmem_guest_drop_folio(folio);
-			return nr ?: PTR_ERR(added);
-		}
-
-		/* See shmem_guest_allocate(). */
-		folio_set_dirty(folio);
-		folio_unlock(folio);
-		folio_put(folio);
-		folio_put(folio);
-		nr++;
 	}
 	return nr;
 }
@@ -453,9 +493,8 @@ static int shmem_guest_write_chunk(struct inode *inode, struct iov_iter *from,
 				   pgoff_t start, pgoff_t next, pgoff_t end)
 {
 	struct address_space *mapping = inode->i_mapping;
-	struct folio *folio, *tmp;
 	LIST_HEAD(folios);
-	int nr, ret;
+	int nr, added = 0, ret;
 
 	nr = shmem_guest_fill(inode, from, start, next - start, &folios);
 	if (nr < 0)
@@ -470,18 +509,15 @@ static int shmem_guest_write_chunk(struct inode *inode, struct iov_iter *from,
 		ret = -EEXIST;
 	} else {
 		guest_memory_begin(mapping, GUEST_MEMORY_MAP, start, start + nr);
-		ret = shmem_guest_add(inode, start, &folios);
+		ret = shmem_guest_add(inode, &folios, &added);
 		guest_memory_end(mapping, GUEST_MEMORY_MAP, start, start + nr);
 	}
 
 	filemap_invalidate_unlock(mapping);
 out:
-	list_for_each_entry_safe(folio, tmp, &folios, lru) {
-		list_del(&folio->lru);
-		shmem_guest_drop_folio(folio);
-	}
-	iov_iter_revert(from, (size_t)(nr - max(ret, 0)) << PAGE_SHIFT);
-	return ret;
+	shmem_guest_drop_folios(&folios);
+	iov_iter_revert(from, (size_t)(nr - added) << PAGE_SHIFT);
+	return added ?: ret;
 }
 
 /**

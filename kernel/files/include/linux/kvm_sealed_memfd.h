@@ -14,12 +14,14 @@ struct folio;
  * @slot: the memslot
  * @kaddr: the page, if it is private, else NULL
  * @uaddr: the page, if it is shared; page faults are disabled
+ * @nr_faults: how often the page was faulted in, 0 in the beginning
  * @folio: private to virt/kvm/sealed_memfd.c
  */
 struct kvm_sealed_memfd_access {
 	const struct kvm_memory_slot *slot;
 	void *kaddr;
 	void __user *uaddr;
+	unsigned int nr_faults;
 	struct folio *folio;
 };
 

@@ -61,6 +61,8 @@
 
 #include "kvm_mm.h"
 
+#define KVM_SEALED_MEMFD_MAX_FAULTS	100
+
 struct kvm_sealed_memfd {
 	struct guest_memory_notifier notifier;
 	struct kvm *kvm;
@@ -168,6 +170,9 @@ static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 		if (kvm_mmu_unmap_gfn_range(kvm, &range))
 			kvm_flush_remote_tlbs(kvm);
 		kvm_mmu_invalidate_end(kvm);
+
+		if (event != GUEST_MEMORY_ERROR)
+			kvm_arch_renew_steal_time(kvm, range.start, range.end);
 	}
 	KVM_MMU_UNLOCK(kvm);
 
@@ -287,7 +292,7 @@ static u64 kvm_sealed_memfd_owner(struct kvm *kvm)
 /*
  * -EINVAL if the file is not guest-sealed, or the range does not fit into it, or
  * another memslot has part of it; -EBADF if it can't be both read and written;
- * -EBUSY if another VM uses the memfd or has left pages in it; -ENOMEM.
+ * -EBUSY if another VM uses the memfd or has left pages in it; -ENOMEM; -EINTR.
  */
 static int kvm_sealed_memfd_commit(struct kvm *kvm, struct kvm_memory_slot *slot)
 {
@@ -844,13 +849,20 @@ void kvm_sealed_memfd_end_access(struct kvm_sealed_memfd_access *access)
  * @offset: where the data begin in the page
  * @len: number of bytes
  *
+ * That may be undone before the next try, but not for ever: memory that can be
+ * faulted in for writing isn't always such that the kernel can write to it, e.g.
+ * shadow stacks.
+ *
  * Context: Process context, may sleep.
  * Return: true if the access should be tried again.
  */
 bool kvm_sealed_memfd_fault_in(struct kvm_sealed_memfd_access *access,
 			       int offset, int len)
 {
+	cond_resched();
+
 	return !access->kaddr && !fatal_signal_pending(current) &&
+	       access->nr_faults++ < KVM_SEALED_MEMFD_MAX_FAULTS &&
 	       !fault_in_safe_writeable(access->uaddr + offset, len);
 }
 
@@ -914,7 +926,7 @@ int kvm_sealed_memfd_write(const struct kvm_memory_slot *slot, gfn_t gfn,
 			   const void *data, int offset, int len,
 			   enum kvm_gfn_range_filter filter)
 {
-	struct kvm_sealed_memfd_access access;
+	struct kvm_sealed_memfd_access access = {};
 	int r;
 
 	do {
@@ -971,7 +983,7 @@ int kvm_sealed_memfd_map_copy(struct kvm_memory_slot *slot, gfn_t gfn,
 static int kvm_sealed_memfd_write_changes(const struct kvm_host_map *map)
 {
 	const void *new = map->hva, *old = map->hva + PAGE_SIZE;
-	struct kvm_sealed_memfd_access access;
+	struct kvm_sealed_memfd_access access = {};
 	int r, i;
 
 	do {
@@ -1073,14 +1085,17 @@ bool kvm_sealed_memfd_can_merge(const struct kvm_memory_slot *slot,
  * ones, and from then on the new ones.
  *
  * Context: Process context, slots_lock held.  Returns with the invalidate_lock
- *	of the file held.
+ *	of the file held, unless it fails.
+ * Return: 0, or -EINTR if there's a fatal signal.
  */
-void kvm_sealed_memfd_start_replace(struct kvm_memory_slot **new, int nr_new)
+int kvm_sealed_memfd_start_replace(struct kvm_memory_slot **new, int nr_new)
 {
 	struct file *file = new[0]->gmem.file;
 	int i;
 
-	filemap_invalidate_lock(file->f_mapping);
+	/* A conversion that goes on may be waiting for memory. */
+	if (down_write_killable(&file->f_mapping->invalidate_lock))
+		return -EINTR;
 
 	for (i = 0; i < nr_new; i++) {
 		struct kvm_sealed_memfd *sealed = new[i]->gmem.sealed;
@@ -1089,6 +1104,8 @@ void kvm_sealed_memfd_start_replace(struct kvm_memory_slot **new, int nr_new)
 					     new[i]->npages, &sealed->notifier);
 		sealed->registered = true;
 	}
+
+	return 0;
 }
 
 /**

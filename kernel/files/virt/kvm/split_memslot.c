@@ -170,20 +170,24 @@ static int kvm_replace_memslots(struct kvm *kvm,
 	/* See kvm_set_memslot(). */
 	mutex_lock(&kvm->slots_arch_lock);
 
+	r = kvm_arch_prepare_hand_over(kvm, old, nr_old, new, nr_new);
+	if (r)
+		goto out_unlock;
+
 	for (i = 0; i < nr_new; i++) {
 		r = kvm_prepare_new_memslot(kvm, new[i]);
 		if (r)
 			goto out_unlock;
 	}
 
-	r = kvm_arch_prepare_hand_over(kvm, old, nr_old, new, nr_new);
-	if (r)
-		goto out_unlock;
+	if (sealed) {
+		r = kvm_sealed_memfd_start_replace(new, nr_new);
+		if (r)
+			goto out_unlock;
+	}
 
+	/* From here on there is no way back. */
 	kvm_replace_inactive(kvm, old, nr_old, new, nr_new);
-
-	if (sealed)
-		kvm_sealed_memfd_start_replace(new, nr_new);
 
 	slots = kvm_lock_memslots_swap(kvm, as_id);
 

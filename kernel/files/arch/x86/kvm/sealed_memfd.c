@@ -10,6 +10,7 @@
 #include <asm/asm.h>
 #include <asm/extable_fixup_types.h>
 
+#include "mmu.h"
 #include "sealed_memfd.h"
 #include "trace.h"
 #include "x86.h"
@@ -162,7 +163,7 @@ int kvm_sealed_memfd_cmpxchg(const struct kvm_memory_slot *slot, gfn_t gfn,
 			     int offset, int len, void *old, const void *new,
 			     enum kvm_gfn_range_filter filter)
 {
-	struct kvm_sealed_memfd_access access;
+	struct kvm_sealed_memfd_access access = {};
 	int r;
 
 	do {
@@ -254,7 +255,7 @@ static int steal_time_update(struct kvm_vcpu *vcpu,
 void kvm_sealed_memfd_record_steal_time(struct kvm_vcpu *vcpu,
 					const struct kvm_memory_slot *slot, gpa_t gpa)
 {
-	struct kvm_sealed_memfd_access access;
+	struct kvm_sealed_memfd_access access = {};
 	int r, base = offset_in_page(gpa);
 	s64 changes = 0;
 	u8 preempted = 0;
@@ -314,4 +315,42 @@ void kvm_sealed_memfd_set_preempted(struct kvm_vcpu *vcpu,
 	kvm_sealed_memfd_end_access(&access);
 
 	mark_page_dirty_in_slot(vcpu->kvm, slot, gpa_to_gfn(gpa));
+}
+
+/**
+ * kvm_arch_renew_steal_time - have vCPUs use the half that comes into force
+ * @kvm: the VM
+ * @start: first gfn that is being converted
+ * @end: gfn after the last one
+ *
+ * The half that comes into force may say, from earlier times, that a vCPU is
+ * preempted which runs.  Others would then leave it to KVM to flush its TLB, when it
+ * runs again.  So have these vCPUs leave the guest; before they enter it again they
+ * wait for the conversion to end, say that they run, and do what was asked for.
+ *
+ * Context: mmu_lock held for write, the pages are marked as changing.
+ */
+void kvm_arch_renew_steal_time(struct kvm *kvm, gfn_t start, gfn_t end)
+{
+	struct kvm_vcpu *vcpu;
+	bool found = false;
+	unsigned long i;
+	u64 msr_val;
+	gfn_t gfn;
+
+	lockdep_assert_held_write(&kvm->mmu_lock);
+
+	kvm_for_each_vcpu(i, vcpu, kvm) {
+		/* One that is being set is put to use under mmu_lock. */
+		msr_val = READ_ONCE(vcpu->arch.st.msr_val);
+		gfn = gpa_to_gfn(kvm_strip_direct_bits(kvm, msr_val));
+		if (!(msr_val & KVM_MSR_ENABLED) || gfn < start || gfn >= end)
+			continue;
+
+		kvm_make_request(KVM_REQ_STEAL_UPDATE, vcpu);
+		found = true;
+	}
+
+	if (found)
+		kvm_make_all_cpus_request(kvm, KVM_REQ_OUTSIDE_GUEST_MODE);
 }

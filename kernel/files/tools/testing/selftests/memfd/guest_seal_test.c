@@ -1984,11 +1984,9 @@ TEST_F(pages, zeroed_when_freed)
 	close(kcore);
 }
 
-/* Moves the test into a memory cgroup of its own. */
-static bool enter_cgroup(FIXTURE_DATA(pages) *self)
+static bool make_cgroup(FIXTURE_DATA(pages) *self)
 {
 	const char *root = "/sys/fs/cgroup";
-	char path[128];
 
 	if (access("/sys/fs/cgroup/cgroup.procs", F_OK)) {
 		if (mount("none", root, "cgroup2", 0, NULL))
@@ -2002,8 +2000,7 @@ static bool enter_cgroup(FIXTURE_DATA(pages) *self)
 		self->cgroup[0] = 0;
 		return false;
 	}
-	snprintf(path, sizeof(path), "%s/cgroup.procs", self->cgroup);
-	return write_file(path, "0");
+	return true;
 }
 
 static bool cgroup_write(FIXTURE_DATA(pages) *self, const char *name, const char *value)
@@ -2012,6 +2009,12 @@ static bool cgroup_write(FIXTURE_DATA(pages) *self, const char *name, const char
 
 	snprintf(path, sizeof(path), "%s/%s", self->cgroup, name);
 	return write_file(path, value);
+}
+
+/* Moves the test into a memory cgroup of its own. */
+static bool enter_cgroup(FIXTURE_DATA(pages) *self)
+{
+	return make_cgroup(self) && cgroup_write(self, "cgroup.procs", "0");
 }
 
 static long cgroup_read(FIXTURE_DATA(pages) *self, const char *name)
@@ -2224,6 +2227,56 @@ TEST_F(pages, charged_while_writing)
 	EXPECT_EQ(MB(2) - page_size, lseek(call.fd, 0, SEEK_HOLE));
 	close(call.fd);
 	close(uffd);
+}
+
+/*
+ * Who has too much memory is held up when pages are charged.  Nothing has become the
+ * guest's by then, and whoever converts other pages doesn't wait.
+ */
+TEST_F(pages, charged_while_allocating)
+{
+	int fd = new_sealed_memfd(MB(4)), ready[2], go[2];
+	pid_t pid, ended = 0;
+	long before;
+	char c;
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, pipe(ready));
+	ASSERT_EQ(0, pipe(go));
+	if (!make_cgroup(self))
+		SKIP(return, "no memory cgroups");
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		if (!cgroup_write(self, "cgroup.procs", "0") ||
+		    write(ready[1], "", 1) != 1 || read(go[0], &c, 1) != 1)
+			_exit(1);
+		_exit(fallocate(fd, 0, 0, MB(2)) ? 1 : 0);
+	}
+	close(ready[1]);
+	ASSERT_EQ(1, read(ready[0], &c, 1));
+	ASSERT_TRUE(cgroup_write(self, "memory.high", "0"));
+	before = cgroup_read(self, "memory.current");
+	ASSERT_EQ(1, write(go[1], "", 1));
+
+	/* It is held up by the second 64 pages, and from then on by each 64. */
+	while (!ended && cgroup_read(self, "memory.current") < before + 96 * (long)page_size) {
+		usleep(1000);
+		ended = waitpid(pid, NULL, WNOHANG);
+	}
+	ASSERT_EQ(0, ended);
+	EXPECT_EQ(0, nr_allocated(fd));
+	EXPECT_EQ(0, fallocate(fd, 0, MB(2), page_size));
+	EXPECT_EQ(1, nr_allocated(fd));
+	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+
+	/* What was for nothing is given back. */
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	EXPECT_EQ(1, nr_allocated(fd));
+	EXPECT_GT(before + (long)MB(1), cgroup_read(self, "memory.current"));
+	close(fd);
 }
 
 /* What sealing allocates is freed, whether it fails or the file goes away. */

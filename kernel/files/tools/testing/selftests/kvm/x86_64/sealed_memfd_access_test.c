@@ -648,13 +648,18 @@ static uint64_t guest_wait_for_preempted(uint64_t st, uint64_t unused1, uint64_t
 	return preempted;
 }
 
-static void pin_to_cpu_0(void)
+static bool pin_to_cpu(int cpu)
 {
 	cpu_set_t set;
 
 	CPU_ZERO(&set);
-	CPU_SET(0, &set);
-	TEST_ASSERT(!sched_setaffinity(0, sizeof(set), &set), "Can't pin a thread");
+	CPU_SET(cpu, &set);
+	return !sched_setaffinity(0, sizeof(set), &set);
+}
+
+static void pin_to_cpu_0(void)
+{
+	TEST_ASSERT(pin_to_cpu(0), "Can't pin a thread");
 }
 
 static void *spin_thread(void *vcpu)
@@ -853,6 +858,56 @@ TEST_F(sealed, convert_twice_before_flush)
 			put_preempted(self, false);
 	}
 	EXPECT_LE(2 * nr_flushes, stop_flushes(vcpu, thread));
+}
+
+static void *count_elsewhere_thread(void *vcpu)
+{
+	TEST_ASSERT(pin_to_cpu(1), "Can't pin a thread");
+	call_guest(vcpu, guest_count, 0, 0, 0);
+	return NULL;
+}
+
+static uint8_t load_preempted(struct kvm_vcpu *vcpu)
+{
+	return load(vcpu, gpa_of(PAGE) + 128 + offsetof(struct kvm_steal_time, preempted));
+}
+
+/*
+ * What a half says that comes into force is outdated: the vCPU runs, and isn't
+ * preempted so soon, having a CPU of its own. Else nobody would flush its TLB.
+ */
+TEST_F(sealed, convert_while_running)
+{
+	struct kvm_vcpu *vcpu, *second;
+	pthread_t thread;
+	unsigned int i, j;
+
+	if (!pin_to_cpu(1))
+		SKIP(return, "only one CPU");
+
+	second = vm_vcpu_add(self->vm, 1, private_guest_code);
+	vcpu = setup_private(self);
+	start_second_vcpu(second);
+	enable_msr(_metadata, second, MSR_KVM_STEAL_TIME, gpa_of(PAGE) + 128 + 1);
+	/* On any other CPU, if there's a choice */
+	if (!pin_to_cpu(2))
+		pin_to_cpu_0();
+	ASSERT_EQ(0, pthread_create(&thread, NULL, count_elsewhere_thread, second));
+
+	for (i = 0; i < 20; i++) {
+		put_preempted(self, i & 1);
+		/* If the host has let something else run, that's true for once. */
+		for (j = 0; j < 5; j++) {
+			call_guest(vcpu, guest_wait_for_count, 0, 0, 0);
+			if (!load_preempted(vcpu))
+				break;
+		}
+		EXPECT_GT(5, j) {
+			TH_LOG("%s", i & 1 ? "private" : "shared");
+		}
+	}
+	call_guest(vcpu, guest_stop_spinning, 0, 0, 0);
+	pthread_join(thread, NULL);
 }
 
 #define WAKE_ALL	(~0u)

@@ -1291,6 +1291,18 @@ TEST_F(shared_bit, pre_fault)
 	EXPECT_EQ(KVM_EXIT_UNKNOWN, vcpu->run->exit_reason);
 }
 
+/* Gives the ordinary memslot a guest_memfd as its private half; to be closed later. */
+static int add_guest_memfd(FIXTURE_DATA(shared_bit) *self)
+{
+	int fd = vm_create_guest_memfd(self->vm, SIZE, 0);
+
+	TEST_ASSERT(!delete_slot(self->vm, ORDINARY_SLOT) &&
+		    !set_slot(self->vm, ORDINARY_SLOT, KVM_MEM_GUEST_MEMFD, ORDINARY_GPA, SIZE,
+			      self->sealed.shared + SIZE, fd, 0),
+		    "Can't replace the memslot");
+	return fd;
+}
+
 /* guest_memfd has no say in which kind a page is, but attributes have. */
 TEST_F(shared_bit, guest_memfd)
 {
@@ -1301,11 +1313,7 @@ TEST_F(shared_bit, guest_memfd)
 	if (variant->type != KVM_X86_SW_PROTECTED_VM)
 		SKIP(return, "no guest_memfd");
 
-	fd = vm_create_guest_memfd(self->vm, SIZE, 0);
-	ASSERT_EQ(0, delete_slot(self->vm, ORDINARY_SLOT));
-	ASSERT_EQ(0, set_slot(self->vm, ORDINARY_SLOT, KVM_MEM_GUEST_MEMFD, ORDINARY_GPA,
-			      SIZE, self->sealed.shared + SIZE, fd, 0));
-
+	fd = add_guest_memfd(self);
 	EXPECT_EQ(SHARED_VALUE(page), guest_read(tvm, gva_of(page, SHARED)));
 	guest_command_set(tvm, GUEST_WRITE, gva_of(page, PRIVATE), 1);
 	expect_mismatch(_metadata, tvm, page, PRIVATE);
@@ -1318,6 +1326,81 @@ TEST_F(shared_bit, guest_memfd)
 	expect_mismatch(_metadata, tvm, page, SHARED);
 	vm_mem_set_shared(self->vm, gpa_of(page), PAGE_SIZE);
 	EXPECT_EQ(SHARED_VALUE(page), guest_continue(tvm));
+	close(fd);
+}
+
+/* Up to its end, whatever it wants of devices */
+static void run_emulated(struct test_vm *tvm)
+{
+	do {
+		vcpu_run(tvm->vcpu);
+	} while (tvm->vcpu->run->exit_reason == KVM_EXIT_MMIO || is_string_io(tvm));
+}
+
+/* KVM can't emulate what is done to the private half of such a memslot. */
+TEST_F(shared_bit, guest_memfd_and_emulation)
+{
+	const unsigned long page = NR_PAGES + PAGE;
+	const struct {
+		/* Of the page, or NULL to copy it to a device or from one */
+		void (*function)(void);
+		bool writes;
+		bool forced;
+	} accesses[] = {
+		{ guest_ins, true, false },
+		{ guest_outs, false, false },
+		{ NULL, true, false },
+		{ NULL, false, false },
+		{ guest_emulated_load, false, true },
+		{ guest_emulated_store, true, true },
+		{ guest_emulated_inc, true, true },
+	};
+	uint64_t *words = shared_page(&self->sealed, page), kind;
+	struct test_vm *tvm = self->tvm;
+	struct kvm_regs regs;
+	unsigned int i, j;
+	int fd;
+
+	if (variant->type != KVM_X86_SW_PROTECTED_VM)
+		SKIP(return, "no guest_memfd");
+
+	fd = add_guest_memfd(self);
+	/* Most of them don't come to an end, so start anew each time. */
+	vcpu_regs_get(tvm->vcpu, &regs);
+	for (i = 0; i < 4 * ARRAY_SIZE(accesses); i++) {
+		const uint64_t asked = i & 1 ? PRIVATE : SHARED, gva = gva_of(page, asked);
+
+		j = i / 4;
+		if (accesses[j].forced && !force_emulation())
+			continue;
+
+		kind = i & 2 ? PRIVATE : SHARED;
+		if (kind == PRIVATE)
+			vm_mem_set_private(self->vm, gpa_of(page), PAGE_SIZE);
+		else
+			vm_mem_set_shared(self->vm, gpa_of(page), PAGE_SIZE);
+		memset(words, 0xff, PAGE_SIZE);
+		vcpu_regs_set(tvm->vcpu, &regs);
+		if (accesses[j].function)
+			guest_command_set(tvm, GUEST_CALL, (uint64_t)accesses[j].function, gva);
+		else if (accesses[j].writes)
+			guest_command_set(tvm, GUEST_MOVSQ, MMIO_GPA, gva);
+		else
+			guest_command_set(tvm, GUEST_MOVSQ, gva, MMIO_GPA);
+
+		TH_LOG("access %u, page %s", j, kind ? "private" : "shared");
+		if (asked != kind) {
+			expect_mismatch(_metadata, tvm, page, asked);
+		} else if (kind == PRIVATE) {
+			run_emulated(tvm);
+			EXPECT_EQ(KVM_EXIT_INTERNAL_ERROR, tvm->vcpu->run->exit_reason);
+		} else {
+			run_emulated(tvm);
+			guest_result(tvm);
+		}
+		EXPECT_EQ(asked == SHARED && kind == SHARED && accesses[j].writes,
+			  words[0] != ~0ul);
+	}
 	close(fd);
 }
 

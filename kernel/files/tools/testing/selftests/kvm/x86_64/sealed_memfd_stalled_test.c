@@ -8,6 +8,8 @@
 #include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include "sealed_memfd_private.h"
 #include "sealed_memfd_shared_bit_fixture.h"
@@ -226,7 +228,7 @@ static bool is_asleep(int tid)
 	char path[64], stat[256] = "", *state;
 	FILE *file;
 
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	snprintf(path, sizeof(path), "/proc/%d/stat", tid);
 	file = fopen(path, "r");
 	if (!file)
 		return false;
@@ -674,6 +676,120 @@ TEST_F(sealed, shrinker)
 	worker_finish(&memslots);
 	worker_finish(&nx);
 	EXPECT_TRUE(write_file(NX_HUGE_PAGES, old));
+}
+
+/*
+ * A process with a VM of its own, which is told to bind a memfd or to split what is
+ * bound to it, and is killed meanwhile.
+ */
+struct victim {
+	int fd;
+	bool split;
+	pid_t pid;
+	int vm_fd;
+	sem_t go;
+	bool ready;
+	bool done;
+};
+
+static void victim_run(struct victim *victim, char *shared)
+{
+	struct kvm_vm *vm = vm_create_barebones();
+
+	victim->vm_fd = vm->fd;
+	if (victim->split)
+		TEST_ASSERT(!set_slot(vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE, shared,
+				      victim->fd, 0), "Can't bind the memfd");
+	WRITE_ONCE(victim->ready, true);
+	while (sem_wait(&victim->go))
+		;
+	if (victim->split)
+		split_region(vm, SLOT, 0, NR_PAGES / 2, 0, SLOT, OTHER_SLOT);
+	else
+		set_slot(vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE, shared, victim->fd, 0);
+	WRITE_ONCE(victim->done, true);
+	_exit(0);
+}
+
+static struct victim *victim_create(int fd, bool split, char *shared)
+{
+	struct victim *victim;
+	pid_t pid;
+
+	pin(0, first_cpu);
+	victim = mmap(NULL, sizeof(*victim), PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	TEST_ASSERT(victim != MAP_FAILED, "No memory to share");
+	victim->fd = fd;
+	victim->split = split;
+	TEST_ASSERT(!sem_init(&victim->go, 1, 0), "No semaphore");
+
+	/* With its files here as well it doesn't destroy the VM, which waits, too. */
+	pid = syscall(__NR_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+	TEST_ASSERT(pid >= 0, __KVM_SYSCALL_ERROR("clone()", pid));
+	if (!pid)
+		victim_run(victim, shared);
+	victim->pid = pid;
+	while (!READ_ONCE(victim->ready))
+		usleep(1000);
+	return victim;
+}
+
+static bool victim_dies(struct victim *victim, const struct stall *stall)
+{
+	kill(victim->pid, SIGKILL);
+	while (is_stalled(stall)) {
+		if (waitpid(victim->pid, NULL, WNOHANG) == victim->pid) {
+			victim->pid = 0;
+			return true;
+		}
+		usleep(1000);
+	}
+	return false;
+}
+
+static void victim_finish(struct victim *victim)
+{
+	if (victim->pid)
+		waitpid(victim->pid, NULL, 0);
+	close(victim->vm_fd);
+	munmap(victim, sizeof(*victim));
+}
+
+/* Who binds a memfd, or splits memslots, waits, for no longer than it lives. */
+static void test_kill(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *self,
+		      bool split)
+{
+	struct stall stall = { .nr = NR_PAGES };
+	bool warned = kernel_has_warned();
+	struct victim *victim;
+
+	stall.fd = new_sealed_memfd(SIZE);
+	victim = victim_create(stall.fd, split, self->shared);
+	stall_begin(&stall);
+	sem_post(&victim->go);
+	EXPECT_TRUE(comes_to_sleep(victim->pid, &victim->done, &stall));
+	EXPECT_TRUE(victim_dies(victim, &stall));
+	EXPECT_TRUE(stall_end(&stall));
+	victim_finish(victim);
+	EXPECT_EQ(warned, kernel_has_warned());
+	close(stall.fd);
+}
+
+TEST_F(sealed, kill_binding)
+{
+	if (!find_cpus())
+		SKIP(return, "one CPU only");
+	test_kill(_metadata, self, false);
+}
+
+TEST_F(sealed, kill_splitting)
+{
+	if (!vm_check_cap(self->vm, KVM_CAP_SPLIT_MEMORY_REGION))
+		SKIP(return, "memslots can't be split");
+	if (!find_cpus())
+		SKIP(return, "one CPU only");
+	test_kill(_metadata, self, true);
 }
 
 /* Whether an access matches is seen when the conversion is done. */

@@ -331,15 +331,28 @@ static const struct kvm_cpuid_entry2 *find_entry(const struct kvm_cpuid2 *cpuid,
 	return NULL;
 }
 
+static void expect_no_isolation(struct __test_metadata *_metadata, const struct kvm_cpuid2 *hv)
+{
+	EXPECT_EQ(NULL, find_entry(hv, HV_CPUID_ISOLATION_CONFIG));
+	EXPECT_FALSE(find_entry(hv, HYPERV_CPUID_FEATURES)->ebx & BIT(22));
+}
+
 TEST_F(shared_bit, supported_cpuid)
 {
-	const struct kvm_cpuid2 *hv = vcpu_get_supported_hv_cpuid(self->tvm->vcpu);
 	const struct kvm_cpuid2 *sys = kvm_get_supported_hv_cpuid();
 	const struct kvm_cpuid_entry2 *entry;
+	const struct kvm_cpuid2 *hv;
 	struct kvm_cpuid2 *cpuid;
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 
+	/* Who wants the bit only can't do what isolated guests need. */
+	hv = vcpu_get_supported_hv_cpuid(self->tvm->vcpu);
+	EXPECT_EQ(sys->nent, hv->nent);
+	expect_no_isolation(_metadata, hv);
+
+	enable_hypercall_exit(self->vm, true);
+	hv = vcpu_get_supported_hv_cpuid(self->tvm->vcpu);
 	entry = find_entry(hv, HV_CPUID_ISOLATION_CONFIG);
 	ASSERT_NE(NULL, entry);
 	EXPECT_EQ(0, entry->eax);
@@ -351,13 +364,11 @@ TEST_F(shared_bit, supported_cpuid)
 
 	/* Nobody else has more than before. */
 	EXPECT_EQ(hv->nent - 1, sys->nent);
-	EXPECT_EQ(NULL, find_entry(sys, HV_CPUID_ISOLATION_CONFIG));
-	EXPECT_FALSE(find_entry(sys, HYPERV_CPUID_FEATURES)->ebx & BIT(22));
+	expect_no_isolation(_metadata, sys);
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
 	sys = vcpu_get_supported_hv_cpuid(vcpu);
 	EXPECT_EQ(hv->nent - 1, sys->nent);
-	EXPECT_EQ(NULL, find_entry(sys, HV_CPUID_ISOLATION_CONFIG));
-	EXPECT_FALSE(find_entry(sys, HYPERV_CPUID_FEATURES)->ebx & BIT(22));
+	expect_no_isolation(_metadata, sys);
 	kvm_vm_free(vm);
 
 	/* All of them have to fit. */
@@ -1257,6 +1268,46 @@ TEST_F(shared_bit, msr_pages_of_an_ordinary_memslot)
 	}
 }
 
+/* KVM can't access the private half, and doesn't take the other for it. */
+TEST_F(shared_bit, msr_pages_of_a_guest_memfd)
+{
+	struct test_vm *tvm = self->tvm;
+	unsigned int i;
+	int fd;
+
+	if (variant->type != KVM_X86_SW_PROTECTED_VM)
+		SKIP(return, "no guest_memfd");
+
+	setup_pages(self);
+	fd = vm_create_guest_memfd(self->vm, SIZE, 0);
+	ASSERT_EQ(0, delete_slot(self->vm, ORDINARY_SLOT));
+	ASSERT_EQ(0, set_slot(self->vm, ORDINARY_SLOT, KVM_MEM_GUEST_MEMFD, ORDINARY_GPA,
+			      SIZE, self->sealed.shared + SIZE, fd, 0));
+
+	for (i = 0; i < ARRAY_SIZE(page_msrs); i++) {
+		const unsigned long page = NR_PAGES + PAGE + i;
+		const uint32_t msr = page_msrs[i].msr;
+		uint64_t *words = shared_page(&self->sealed, page);
+
+		TH_LOG("MSR %x", msr);
+		memset(words, 0xff, PAGE_SIZE);
+		guest_command_set(tvm, GUEST_WRMSR, msr, gpa_of(page) | 1);
+		expect_mismatch(_metadata, tvm, page, PRIVATE);
+		vm_mem_set_private(self->vm, gpa_of(page), PAGE_SIZE);
+		/* Other errors are looked for when it's used. */
+		EXPECT_EQ(msr == HV_X64_MSR_REFERENCE_TSC ? 0 : GP_VECTOR,
+			  guest_continue(tvm));
+
+		guest_command_set(tvm, GUEST_WRMSR, msr, gpa_of(page) | self->bit | 1);
+		expect_mismatch(_metadata, tvm, page, SHARED);
+		EXPECT_TRUE(is_all(words, ~0ul));
+		vm_mem_set_shared(self->vm, gpa_of(page), PAGE_SIZE);
+		expect_wrmsr(_metadata, self, page_msrs[i].synic);
+		EXPECT_FALSE(is_all(words, ~0ul));
+	}
+	close(fd);
+}
+
 /* Beyond the bit there's nothing. */
 TEST_F(shared_bit, msr_pages_nowhere)
 {
@@ -1373,6 +1424,9 @@ TEST_F(shared_bit, tsc_page)
 #define SINT			2
 #define SINT_OFFSET		(SINT * 256)
 #define STIMER_ENABLE		1
+#define STIMER_PERIODIC		2
+/* In units of 100 ns */
+#define STIMER_PERIOD		100000
 #define STIMER_SINT(n)		((uint64_t)(n) << 16)
 #define MSG_TIMER_EXPIRED	0x80000010
 
@@ -1424,6 +1478,67 @@ TEST_F(shared_bit, messages)
 		EXPECT_EQ(1, guest_run(tvm, GUEST_CALL, (uint64_t)guest_take_irqs, 0));
 		EXPECT_EQ(0, guest_run(tvm, GUEST_WRMSR, HV_X64_MSR_STIMER0_CONFIG, 0));
 	}
+}
+
+static __attribute__((used)) uint64_t do_guest_wait(uint64_t reference_time)
+{
+	uint64_t end = rdmsr(HV_X64_MSR_TIME_REF_COUNT) + reference_time;
+
+	while (rdmsr(HV_X64_MSR_TIME_REF_COUNT) < end)
+		;
+	return 0;
+}
+
+GUEST_FUNCTION(guest_wait)
+
+/* A periodic timer's messages that can't be delivered are lost, no others. */
+TEST_F(shared_bit, periodic_messages)
+{
+	uint32_t *shared = (void *)shared_page(&self->sealed, PAGE) + SINT_OFFSET;
+	struct test_vm *tvm = self->tvm;
+	unsigned int i, j;
+
+	setup_pages(self);
+	EXPECT_EQ(0, guest_run(tvm, GUEST_WRMSR, HV_X64_MSR_SINT0 + SINT, IRQ_VECTOR));
+	memset(shared_page(&self->sealed, PAGE), 0, PAGE_SIZE);
+	set_page_msr(_metadata, self, HV_X64_MSR_SIMP, PAGE, SHARED);
+	EXPECT_EQ(0, guest_run(tvm, GUEST_WRMSR, HV_X64_MSR_STIMER0_COUNT, STIMER_PERIOD));
+	EXPECT_EQ(0, guest_run(tvm, GUEST_WRMSR, HV_X64_MSR_STIMER0_CONFIG,
+			       STIMER_ENABLE | STIMER_PERIODIC | STIMER_SINT(SINT)));
+	for (i = 0; i < 3; i++) {
+		for (j = 0; j < 100 && !READ_ONCE(*shared); j++)
+			guest_run(tvm, GUEST_CALL, (uint64_t)guest_wait, STIMER_PERIOD);
+		EXPECT_EQ(MSG_TIMER_EXPIRED, *shared);
+		EXPECT_NE(0, guest_run(tvm, GUEST_CALL, (uint64_t)guest_take_irqs, 0));
+
+		ASSERT_EQ(0, convert(self, PAGE, PRIVATE));
+		*shared = 0;
+		for (j = 0; j < 3; j++)
+			guest_run(tvm, GUEST_CALL, (uint64_t)guest_wait, STIMER_PERIOD);
+		EXPECT_EQ(0, *shared);
+		guest_run(tvm, GUEST_CALL, (uint64_t)guest_take_irqs, 0);
+		ASSERT_EQ(0, convert(self, PAGE, SHARED));
+	}
+}
+
+/* Another one's waits until the guest says that it is done with one. */
+TEST_F(shared_bit, message_retried)
+{
+	uint32_t *shared = (void *)shared_page(&self->sealed, PAGE) + SINT_OFFSET;
+	struct test_vm *tvm = self->tvm;
+
+	setup_pages(self);
+	EXPECT_EQ(0, guest_run(tvm, GUEST_WRMSR, HV_X64_MSR_SINT0 + SINT, IRQ_VECTOR));
+	memset(shared_page(&self->sealed, PAGE), 0, PAGE_SIZE);
+	set_page_msr(_metadata, self, HV_X64_MSR_SIMP, PAGE, SHARED);
+	ASSERT_EQ(0, convert(self, PAGE, PRIVATE));
+	expire_timer(_metadata, self);
+	EXPECT_EQ(0, guest_run(tvm, GUEST_CALL, (uint64_t)guest_take_irqs, 0));
+	ASSERT_EQ(0, convert(self, PAGE, SHARED));
+	EXPECT_EQ(0, *shared);
+	EXPECT_EQ(0, guest_run(tvm, GUEST_WRMSR, HV_X64_MSR_EOM, 0));
+	EXPECT_EQ(1, guest_run(tvm, GUEST_CALL, (uint64_t)guest_take_irqs, 0));
+	EXPECT_EQ(MSG_TIMER_EXPIRED, *shared);
 }
 
 /*

@@ -7,6 +7,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 
 #include "sealed_memfd.h"
 #include "sealed_memfd_race.h"
@@ -17,6 +19,8 @@
 
 /* Twice that can still be copied, more can't. */
 #define SZ_LARGE	(2ul << 30)
+
+#define CGROUP		"split_memory_region_test"
 
 /* Page tables of the nested guest, in the memslot that is split. */
 #define NPT_PAGE	(NR_PAGES - 8)
@@ -569,6 +573,68 @@ TEST_F(split, large)
 	EXPECT_EQ(0, merge_regions(self->vm, slot + 9, gpa, 3 * nr));
 	EXPECT_EQ(0, delete_slot(self->vm, slot + 9));
 	munmap(mem, 3 * SZ_LARGE);
+}
+
+static bool write_cgroup(const char *file, const char *value)
+{
+	char path[128];
+	int fd, len = strlen(value);
+	bool done;
+
+	snprintf(path, sizeof(path), "/sys/fs/cgroup/%s", file);
+	fd = open(path, O_WRONLY);
+	done = fd >= 0 && write(fd, value, len) == len;
+	close(fd);
+	return done;
+}
+
+static long peak_memory(void)
+{
+	FILE *file = fopen("/sys/fs/cgroup/" CGROUP "/memory.peak", "r");
+	long peak = -1;
+
+	if (!file)
+		return -1;
+	if (fscanf(file, "%ld", &peak) != 1)
+		peak = -1;
+	fclose(file);
+	return peak;
+}
+
+/* What stays where it is needn't be there twice, not even for a moment. */
+TEST_F(split, large_without_memory)
+{
+	const uint64_t gpa = 1ul << 37;
+	const int slot = SLOT + 100;
+	bool mounted, entered;
+	long peak = -1;
+	char *mem;
+
+	mem = mmap(NULL, 3 * SZ_LARGE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ASSERT_NE(MAP_FAILED, mem);
+	ASSERT_EQ(0, set_slot(self->vm, slot, 0, gpa, 3 * SZ_LARGE, mem, -1, 0));
+
+	mounted = access("/sys/fs/cgroup/cgroup.procs", F_OK) &&
+		  !mount("none", "/sys/fs/cgroup", "cgroup2", 0, NULL);
+	entered = write_cgroup("cgroup.subtree_control", "+memory") &&
+		  !mkdir("/sys/fs/cgroup/" CGROUP, 0700) &&
+		  write_cgroup(CGROUP "/cgroup.procs", "0");
+	if (entered) {
+		/* There are 15 MiB, if there is a nested guest. */
+		EXPECT_EQ(0, split_region(self->vm, slot, 1, 10, slot, slot + 1, slot + 2));
+		EXPECT_EQ(0, merge_regions(self->vm, slot, gpa, 3 * SZ_LARGE / PAGE_SIZE));
+		peak = peak_memory();
+		EXPECT_TRUE(write_cgroup("cgroup.procs", "0"));
+		EXPECT_EQ(0, rmdir("/sys/fs/cgroup/" CGROUP));
+	}
+	if (mounted)
+		umount2("/sys/fs/cgroup", MNT_DETACH);
+	EXPECT_EQ(0, delete_slot(self->vm, slot));
+	munmap(mem, 3 * SZ_LARGE);
+	if (peak < 0)
+		SKIP(return, "no memory cgroups");
+	EXPECT_GT(4 << 20, peak);
 }
 
 /* Nor does it matter whether the nested guest came before or after the split. */
