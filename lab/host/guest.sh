@@ -38,10 +38,15 @@ start() {
 	[ "${run#run=guest_secret}" = "$run" ] || hear hello
 }
 
+# next FD SECONDS: a line from there goes to $next. It is read in a shell that has no
+# children: when one ends, busybox's forgets what it has of a line.
+next() { next=$(read -r -t "$2" line <&"$1" && printf '%s\n' "$line"); }
+
 # qmp COMMAND [ARGUMENTS]: its reply goes to $reply
 qmp() {
 	echo "{\"execute\": \"$1\", \"arguments\": {${2-}}}" >&6
-	while read -r -t 120 reply <&7; do
+	while next 7 120; do
+		reply=$next
 		case $reply in
 		*'"return"'*|*'"error"'*) return ;;
 		esac
@@ -58,7 +63,8 @@ ask() {
 	hear "$2"
 }
 hear() {
-	while read -r -t $((300 * ${SLOW:-1})) line <&5; do
+	while next 5 $((300 * ${SLOW:-1})); do
+		line=$next
 		echo "$line" >>guest.log
 		case $line in
 		"$1"*) return ;;

@@ -30,8 +30,8 @@ stock() {
 
 # up: wait for the guest
 up() {
-	while read -r -t 300 line <&5; do
-		case $line in
+	while next 5 300; do
+		case $next in
 		"stock "*) return ;;
 		esac
 	done
@@ -42,13 +42,13 @@ up() {
 in_guest() {
 	echo "$1" >&4
 	output=
-	while read -r -t 300 line <&5; do
-		line=${line%"$cr"}
-		case $line in
-		"= "*) return "${line#= }" ;;
+	while next 5 300; do
+		next=${next%"$cr"}
+		case $next in
+		"= "*) return "${next#= }" ;;
 		esac
 		output="$output${output:+
-}$line"
+}$next"
 	done
 	give_up "the guest does not end: $1"
 }
