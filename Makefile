@@ -13,7 +13,7 @@ guestseal: private memory for KVM guests in sealed memfds
   first time: make demo installs missing packages, fetches and builds all it
   needs: about 15 minutes and 6 GB on two cores. After that, minutes are:
 
-  demo          see a guest keep a secret from its host            1.5
+  demo          see guests keep secrets from their host            2
   test          all tests, normal kernel; NAME= picks one          16
   test-ci       what CI runs: lint, check, test, and on Intel and the
                 debug kernel what may find something there         45
@@ -92,7 +92,7 @@ module: kernel fetch-headers-12 fetch-headers-13
 stock: tools fetch-debian-12 fetch-debian-13
 	@lab/build-stock
 
-demo: kernel qemu tools
+demo: kernel qemu tools stock
 	@lab/demo
 
 # Suites, see lab/test.

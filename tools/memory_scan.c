@@ -4,9 +4,12 @@
  *
  *	memory_scan SEED PID	in all memory of a process, through /proc/PID/mem
  *	memory_scan SEED FILE	in a file, or what comes out of a pipe
+ *	memory_scan -b HEX,HEX,... PID|FILE	look for these bytes instead
  *
- * Prints how often each is there: ORDINARY PRIVATE MEGABYTES-SEEN.
+ * Prints how often each is there, and last the megabytes seen. SEED is that of two
+ * secrets, one in ordinary and one in private memory.
  */
+#include <ctype.h>
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -20,19 +23,26 @@
 
 /* Half of a secret, at any alignment, is as good as all of it. */
 #define NEEDLE (SECRET_BYTES / 2)
+#define MAX_NEEDLES 16
 #define CHUNK (1 << 20)
 
-static uint64_t secret[2][SECRET_WORDS];
-static unsigned long found[2], seen;
+static struct {
+	uint8_t bytes[NEEDLE];
+	size_t size;
+	unsigned long found;
+} needles[MAX_NEEDLES];
+static int number;
+static unsigned long seen;
 
-static void search(const char *data, size_t size)
+/* What ends in the first @old bytes was counted before. */
+static void search(const char *data, size_t size, size_t old)
 {
-	for (int kind = 0; kind < 2; kind++) {
+	for (int i = 0; i < number; i++) {
 		const char *at = data;
 
-		while ((at = memmem(at, data + size - at, secret[kind], NEEDLE))) {
-			found[kind]++;
-			at += NEEDLE;
+		while ((at = memmem(at, data + size - at, needles[i].bytes, needles[i].size))) {
+			at += needles[i].size;
+			needles[i].found += at > data + old;
 		}
 	}
 }
@@ -58,7 +68,7 @@ static void scan(int fd, off_t start, off_t end, int seekable)
 			err(1, "read");
 		if (!got)
 			break;
-		search(buffer, kept + got);
+		search(buffer, kept + got, kept);
 		seen += got;
 		start += got;
 		got += kept;
@@ -134,21 +144,52 @@ static void scan_file(const char *path)
 	close(fd);
 }
 
+/* What is to be found, from two hexadecimal digits a byte, with commas between. */
+static void parse(const char *hex)
+{
+	for (; *hex; hex++) {
+		if (number == MAX_NEEDLES)
+			errx(2, "too many");
+		while (needles[number].size < NEEDLE && isxdigit(hex[0]) && isxdigit(hex[1])) {
+			sscanf(hex, "%2hhx", &needles[number].bytes[needles[number].size++]);
+			hex += 2;
+		}
+		if (needles[number++].size < 8)
+			errx(2, "too few, or too many, bytes");
+		if (!*hex)
+			return;
+		if (*hex != ',')
+			errx(2, "neither a byte nor a comma: %s", hex);
+	}
+}
+
 int main(int argc, char **argv)
 {
-	uint64_t seed;
+	const char *where = argv[argc - 1];
 
-	if (argc != 3)
-		errx(2, "usage: memory_scan SEED PID|FILE");
-	seed = strtoull(argv[1], NULL, 16);
-	for (int kind = 0; kind < 2; kind++)
-		for (int i = 0; i < SECRET_WORDS; i++)
-			secret[kind][i] = secret_word(seed, kind, i);
+	if (argc == 4 && !strcmp(argv[1], "-b")) {
+		parse(argv[2]);
+	} else if (argc == 3) {
+		uint64_t seed = strtoull(argv[1], NULL, 16);
 
-	if (argv[2][strspn(argv[2], "0123456789")])
-		scan_file(argv[2]);
+		for (number = 0; number < 2; number++) {
+			for (int i = 0; i < SECRET_WORDS / 2; i++) {
+				uint64_t word = secret_word(seed, number, i);
+
+				memcpy(needles[number].bytes + i * 8, &word, 8);
+			}
+			needles[number].size = NEEDLE;
+		}
+	} else {
+		errx(2, "usage: memory_scan SEED|-b HEX,... PID|FILE");
+	}
+
+	if (where[strspn(where, "0123456789")])
+		scan_file(where);
 	else
-		scan_process(argv[2]);
-	printf("%lu %lu %lu\n", found[SECRET_ORDINARY], found[SECRET_PRIVATE], seen >> 20);
+		scan_process(where);
+	for (int i = 0; i < number; i++)
+		printf("%lu ", needles[i].found);
+	printf("%lu\n", seen >> 20);
 	return 0;
 }
