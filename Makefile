@@ -14,6 +14,7 @@ guestseal: private memory for KVM guests in sealed memfds
   needs: about 15 minutes and 6 GB on two cores. After that, minutes are:
 
   demo          see guests keep secrets from their host            2
+  debian        see Debian with systemd start wholly private       4
   test          all tests, normal kernel; NAME= picks one          16
   test-ci       what CI runs: lint, check, test, and on Intel and the
                 debug kernel what may find something there         45
@@ -95,6 +96,13 @@ stock: tools fetch-debian-12 fetch-debian-13
 demo: kernel qemu tools stock
 	@lab/demo
 
+debian: kernel qemu stock debian-image
+	@lab/debian
+
+debian-image: fetch-system-13
+	@lab/setup debian
+	@lab/build-debian
+
 # Suites, see lab/test.
 test: kernel qemu selftests tools module stock
 	@lab/test lab normal
@@ -103,7 +111,7 @@ test-ci: kernel kernel-debug qemu selftests tools module stock
 	@lab/setup intel
 	@lab/test lint check lab normal debug-ci intel-ci
 
-test-full: kernel kernel-debug qemu selftests tools module stock
+test-full: kernel kernel-debug qemu selftests tools module stock debian-image
 	@lab/setup intel
 	@lab/test lab normal normal-full debug intel
 
@@ -145,6 +153,7 @@ clean distclean:
 	@lab/clean $@
 
 .PHONY: help doctor setup fetch apply kernel kernel-debug qemu selftests tools module stock demo \
+	debian debian-image \
 	test test-ci test-full test-intel test-lab bench shell guest-shell gdb lint check refresh series outgoing \
 	clean distclean
 .DELETE_ON_ERROR:

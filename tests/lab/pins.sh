@@ -195,7 +195,7 @@ test_newest_headers() {
 }
 
 # stock NAME=VERSION...: an archive that has these packages; linux-image-amd64 and
-# linux-image-cloud-amd64 depend on such
+# linux-image-cloud-amd64 depend on such, "wanted" on "needed"
 stock() {
 	local package name version work=$T/tmp/stock
 	archive
@@ -213,6 +213,8 @@ stock() {
 		case $name in
 		linux-image-amd64) echo "Depends: linux-image-$version-amd64" ;;
 		linux-image-cloud-amd64) echo "Depends: linux-image-$version-cloud-amd64" ;;
+		wanted) echo "Depends: needed" ;;
+		basic) echo "Essential: yes" ;;
 		esac >>"$work/DEBIAN/control"
 		dpkg-deb --root-owner-group -Zxz -b "$work" "$T/archive/${name}_${version#*:}_amd64.deb" >/dev/null
 	done
@@ -250,6 +252,24 @@ test_newest_of_stock_guests() {
 	rm -r "$T/archive"
 	"$ROOT/lab/fetch" debian-13 >"$T/said"
 	[ -z "$(cat "$T/said")" ]
+}
+
+# A system is what it wants, what every system has, and what these depend on.
+test_system_is_pinned_anew() {
+	stock wanted=1 needed=1:2 basic=1 other=1
+	printf '%s\n' "# why" "want wanted" "deb gone 1 gone_1_amd64.deb 00" >"$ROOT/pins/system-13"
+	"$ROOT/lab/repin" system-13 >"$T/said"
+	said "system-13: 3 packages"
+	[ "$(cut -d' ' -f1-4 "$ROOT/pins/system-13")" = "# why
+want wanted
+deb basic 1 basic_1_amd64.deb
+deb needed 1:2 needed_1%3a2_amd64.deb
+deb wanted 1 wanted_1_amd64.deb" ]
+	"$ROOT/lab/fetch" system-13 >"$T/said"
+	said_not 'instead of'
+	[ -e "$CACHE/downloads/needed_1%3a2_amd64.deb" ]
+	[ ! -e "$CACHE/downloads/other_1_amd64.deb" ]
+	[ ! -e "$CACHE/pins" ]
 }
 
 # QEMU's firmware package has its version, its build tools have others.
