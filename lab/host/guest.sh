@@ -57,6 +57,18 @@ hmp() { qmp human-monitor-command "\"command-line\": \"$1\""; }
 # number KEY: in $reply, QMP's ("KEY": 1) or HMP's (\nKEY: 1)
 number() { printf '%s\n' "$reply" | sed -n "s/.*\(\"\|\\\\n\)$1\"*: \([0-9]*\).*/\2/p"; }
 
+# held: KiB, by QEMU and by its memfds: there is no mapping of what is private
+held() {
+	{
+		awk '/^RssAnon:/ { print $2 }' "/proc/$pid/status"
+		for file in "/proc/$pid/fd"/*; do
+			case $(readlink "$file") in
+			/memfd:*) echo $(($(stat -L -c %b "$file") / 2)) ;;
+			esac
+		done
+	} | awk '{ sum += $1 } END { print sum }'
+}
+
 # ask WORD REPLY: of guest_secret, and wait for its reply, which goes to $line
 ask() {
 	echo "$1" >&4
