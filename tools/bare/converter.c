@@ -5,7 +5,8 @@
  * conversion but for that.
  *
  * Says "hello", and then repeats each line that it reads, with in decimal:
- *	cpuid				BIT NESTED: the shared GPA bit, or 0; VMX or SVM?
+ *	cpuid				BIT NESTED ABOVE: the shared GPA bit, or 0; VMX or SVM?
+ *					May firmware use addresses with the bit set?
  *	read, write			ZERO KEPT: with the shared GPA bit clear
  *	read shared, write shared	the same with the bit set
  *	ask private, ask shared		RESULT: of one hypercall
@@ -196,6 +197,11 @@ static uint32_t shared_bit(void)
 static bool has_nested(void)
 {
 	return cpuid(1).ecx & (1 << 5) || cpuid(0x80000001).ecx & (1 << 2);
+}
+
+static bool bars_above(uint32_t bit)
+{
+	return bit && (cpuid(0x80000008).eax >> 16 & 0xff) != bit;
 }
 
 static void enable_paging(uint32_t bit)
@@ -427,6 +433,7 @@ __attribute__((noreturn, used)) void run(void)
 		if (equal(line, "cpuid")) {
 			say_number(bit);
 			say_number(has_nested());
+			say_number(bars_above(bit));
 		} else if (equal(line, "read")) {
 			access(0, false);
 		} else if (equal(line, "write")) {
