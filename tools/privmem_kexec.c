@@ -19,11 +19,15 @@
 #include <sys/mman.h>
 #include <sys/reboot.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
+
+#include "secret.h"
 
 #define PAGE 4096UL
 #define SIZE (16UL << 20)
 #define MAGIC 0x6b63617274736575UL
+#define SEED 1
 
 /* Say it, and wait for a line. */
 static void tell(const char *word, unsigned long number)
@@ -116,6 +120,17 @@ static void opens(void)
 	}
 }
 
+/* Write to it all the time, what the host looks for later. */
+static void writes(void)
+{
+	volatile uint64_t *memory = need(SIZE);
+
+	ready();
+	for (;;)
+		for (size_t i = 0; i < SIZE / sizeof(*memory); i++)
+			memory[i] = secret_word(SEED, SECRET_PRIVATE, i % SECRET_WORDS);
+}
+
 /* Have much of it, to be released when killed. */
 static void has(void)
 {
@@ -124,16 +139,31 @@ static void has(void)
 	pause();
 }
 
+static unsigned long free_memory(void)
+{
+	struct sysinfo info;
+
+	if (sysinfo(&info))
+		err(1, "sysinfo");
+	return info.freeram * info.mem_unit;
+}
+
 static void restart(void)
 {
+	unsigned long before;
 	pid_t killed;
 
 	load("run=privmem_kexec,next", 0);
 	need(SIZE);
 	child(opens);
+	child(writes);
 	killed = child(has);
 	tell("private", 0);
+	before = free_memory();
 	kill(killed, SIGKILL);
+	/* until some of what it has is given back, but not all */
+	while (free_memory() < before + SIZE / 4)
+		;
 	reboot(RB_KEXEC);
 	err(1, "kexec");
 }
