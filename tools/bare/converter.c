@@ -11,6 +11,8 @@
  *	read shared, write shared	the same with the bit set
  *	ask private, ask shared		RESULT: of one hypercall
  *	ask stripes			RESULT: of the last hypercall, one for each second page
+ *	flip, ask flip			ROUNDS: to private and to shared for ever, by accesses or
+ *					by requests, until the next line, which is lost
  *	small, large			1 MiB is what it accesses from now on, or 384 MiB
  *	ap				STARTED: another CPU is reset, and started to make a
  *					request like "ask private"; how often so far
@@ -321,6 +323,30 @@ static void ask_stripes(void)
 	say_number(result);
 }
 
+static void touch(uint32_t base)
+{
+	for (int page = 0; page < pages; page++)
+		*(volatile uint32_t *)(base + AREA + page * PAGE) = page;
+}
+
+static void flip(bool with_ask)
+{
+	char line[32];
+	int rounds = 0;
+
+	for (; !(inb(SERIAL_STATUS) & SERIAL_READY); rounds++) {
+		if (with_ask) {
+			ask(KVM_MAP_GPA_RANGE_ENCRYPTED);
+			ask(0);
+		} else {
+			touch(0);
+			touch(SHARED_ALIAS);
+		}
+	}
+	hear(line, sizeof(line));
+	say_number(rounds);
+}
+
 #define PCI_ADDRESS 0xcf8
 #define PCI_DATA 0xcfc
 #define PCI_ENABLE 0x80000000
@@ -452,6 +478,10 @@ __attribute__((noreturn, used)) void run(void)
 			smm(false);
 		} else if (equal(line, "ask smm")) {
 			smm(true);
+		} else if (equal(line, "flip")) {
+			flip(false);
+		} else if (equal(line, "ask flip")) {
+			flip(true);
 		} else if (equal(line, "ask stripes")) {
 			ask_stripes();
 		} else if (equal(line, "ask private")) {
