@@ -12,6 +12,7 @@
 #include <err.h>
 #include <fcntl.h>
 #include <linux/kexec.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -98,6 +99,17 @@ static pid_t child(void (*function)(void))
 	return pid;
 }
 
+/* All of these on the same CPU, so that the one that's killed takes its time. */
+static void pin(void)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(1, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		_exit(1);
+}
+
 static void ready(void)
 {
 	if (write(3, "", 1) != 1)
@@ -108,6 +120,7 @@ static void ready(void)
 static void opens(void)
 {
 	need(PAGE);
+	pin();
 	ready();
 	for (;;) {
 		uint64_t *memory = map(4 * PAGE);
@@ -134,7 +147,10 @@ static void writes(void)
 /* Have much of it, to be released when killed. */
 static void has(void)
 {
-	need(4 * SIZE);
+	need(6 * SIZE);
+	pin();
+	if (nice(15) < 0)
+		_exit(1);
 	ready();
 	pause();
 }
