@@ -29,12 +29,7 @@ endless() {
 		echo \$\$ >>$T/pids
 		exec sleep 1000
 	END
-	for tree in linux qemu; do
-		git init -q "$CACHE/$tree"
-		git -C "$CACHE/$tree" -c user.name=a -c user.email=b commit -q --allow-empty -m base
-		git -C "$CACHE/$tree" branch base
-		(. "$ROOT/lab/lib.sh"; . "$ROOT/lab/series.sh"; trap - EXIT; record $tree "$(series_key $tree)")
-	done
+	applied_trees
 	printf '%s\n' '.PHONY: kernel test' 'kernel:' $'\t@lab/build-kernel normal' 'test:' $'\t@lab/test normal' >"$ROOT/Makefile"
 }
 

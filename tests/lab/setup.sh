@@ -97,6 +97,7 @@ test_every_list_says_where_it_runs() {
 	printf '%s\n' '# name' 'a 5 rc=0 true' >"$ROOT/a.list"
 	mkdir "$ROOT/tests"
 	mv "$ROOT/a.list" "$ROOT/tests"
+	applied_trees
 	fails "$ROOT/lab/test" normal
 	said 'does not say where it runs'
 }
@@ -138,6 +139,7 @@ test_sums() {
 		printf '%s\n' 'ok 1 - a' 'ok 2 - b' 1..2 '2 passed, 0 failed'
 	END
 	printf '%s\n' '# Runs on: intel' 'c 5 rc=0 true' 'd 5 rc=0 true' >"$ROOT/tests/c.list"
+	applied_trees
 	mkdir -p "$CACHE/linux/arch/x86/kvm/vmx"
 	touch "$CACHE/linux/arch/x86/kvm/vmx/vmx.c"
 	bochs() { { echo '#!/bin/bash'; cat; } >"$ROOT/lab/boot-bochs"; }
