@@ -76,7 +76,8 @@ static LIST_HEAD(privmem_list);
 
 /*
  * The guest is going down.  Set under privmem_mutex, and before the lock of
- * each file is taken: who holds either and does not see it comes first.
+ * each file on the list is taken: who maps a file and does not see it comes
+ * first.  A file that is opened later can't be mapped.
  */
 static bool privmem_down;
 
@@ -374,16 +375,9 @@ static int privmem_mmap(struct file *file, struct vm_area_struct *vma)
 	return 0;
 }
 
-static void privmem_put(struct privmem *privmem)
-{
-	free_uid(privmem->user);
-	kfree(privmem);
-}
-
 static int privmem_open(struct inode *inode, struct file *file)
 {
 	struct privmem *privmem;
-	int ret = 0;
 
 	privmem = kzalloc(sizeof(*privmem), GFP_KERNEL_ACCOUNT);
 	if (!privmem)
@@ -396,14 +390,9 @@ static int privmem_open(struct inode *inode, struct file *file)
 	file->private_data = privmem;
 
 	mutex_lock(&privmem_mutex);
-	if (privmem_down)
-		ret = -ESHUTDOWN;
-	else
-		list_add(&privmem->list, &privmem_list);
+	list_add(&privmem->list, &privmem_list);
 	mutex_unlock(&privmem_mutex);
-	if (ret)
-		privmem_put(privmem);
-	return ret;
+	return 0;
 }
 
 static int privmem_release(struct inode *inode, struct file *file)
@@ -419,7 +408,8 @@ static int privmem_release(struct inode *inode, struct file *file)
 	list_del(&privmem->list);
 	mutex_unlock(&privmem_mutex);
 
-	privmem_put(privmem);
+	free_uid(privmem->user);
+	kfree(privmem);
 	return 0;
 }
 
