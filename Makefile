@@ -11,17 +11,17 @@ define HELP
 guestseal: private memory for KVM guests in sealed memfds
 
   first time: make demo installs missing packages, fetches and builds all it
-  needs: about 15 minutes and 6 GB on two cores. After that, minutes are:
+  needs: about 17 minutes and 6 GB on two cores. After that, minutes are:
 
   demo          see guests keep secrets from their host            2
   debian        see Debian with systemd start wholly private       4
-  test          all tests, normal kernel; NAME= picks one          16
+  test          the tests of the normal kernel; NAME= picks one    17
   test-ci       what CI runs: lint, check, test, and on Intel and the
                 debug kernel what may find something there         45
-  test-full     all tests on both kernels, Intel, long stress too  90
+  test-full     all tests on both kernels, Intel, stock guests    120
   test-intel    the series' KVM tests on Intel, in Bochs           8
   test-lab      the tests of the scripts in lab/ only              1
-  bench         what a conversion costs, against guest_memfd       1
+  bench         what conversions and wholly private guests cost    5
   lint          checkpatch, sparse, W=1, clang-format, shellcheck  4
   check         do the topics apply, and export the same?          0.1
 
