@@ -95,13 +95,12 @@ static int receive(int fd, struct message *message)
 
 static void give(int fd, const void *data, size_t size)
 {
-	while (size) {
-		ssize_t done = send(fd, data, size, MSG_NOSIGNAL);
+	for (size_t done = 0; done < size;) {
+		ssize_t sent = send(fd, (const char *)data + done, size - done, MSG_NOSIGNAL);
 
-		if (done < 0)
+		if (sent < 0)
 			err(1, "send");
-		data += done;
-		size -= done;
+		done += sent;
 	}
 }
 
@@ -126,7 +125,7 @@ static void serve(unsigned short port)
 				if (recv(peer, buffer, sizeof(buffer), MSG_WAITALL) !=
 				    sizeof(buffer))
 					err(1, "recv");
-			give(peer, &message, sizeof(message));
+			give(peer, (char *)&message, sizeof(message));
 		}
 		close(peer);
 	}
@@ -146,7 +145,7 @@ static int dial(const char *host, unsigned short port)
 
 static void ask(int fd, struct message message)
 {
-	give(fd, &message, sizeof(message));
+	give(fd, (char *)&message, sizeof(message));
 	for (uint64_t i = 0; i < message.bulk; i += MEGABYTE) {
 		static char buffer[MEGABYTE];
 
