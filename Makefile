@@ -21,7 +21,7 @@ guestseal: private memory for KVM guests in sealed memfds
   test-full     all tests on both kernels, Intel, stock guests    120
   test-intel    the series' KVM tests on Intel, in Bochs           8
   test-lab      the tests of the scripts in lab/ only              1
-  bench         what conversions and wholly private guests cost    5
+  bench         what conversions and private boot cost, counted    2
   lint          checkpatch, sparse, W=1, clang-format, shellcheck  4
   check         do the topics apply, and export the same?          0.1
 
