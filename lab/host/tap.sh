@@ -17,11 +17,6 @@ check() {
 	fi
 }
 is() { [ "$2" = "$3" ]; check $? "$1" "is $2, not $3"; }
-# skip WHAT WHY
-skip() {
-	tests=$((tests + 1))
-	echo "ok $tests - $1 # SKIP $2"
-}
 finish() {
 	echo "1..$tests"
 	[ "$failed" = 0 ]
