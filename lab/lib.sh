@@ -44,6 +44,10 @@ cache_folders
 
 # --- locks, and the end ---------------------------------------------------
 
+# The locks of all that is built in $BUILD
+# shellcheck disable=SC2034 # for who sources this
+BUILD_LOCKS=(build-{linux-normal,linux-debug,selftests,tools,qemu,stock,debian,module})
+
 # lock NAME [shared]: held until this script and all it started have ended; a
 # second make waits. A script may lock what the one that runs it has locked.
 lock() {
