@@ -18,6 +18,12 @@
 #define F_SEAL_GUEST 0x0040
 #endif
 
+#ifndef MFD_HUGEPAGE
+#define MFD_HUGEPAGE 0x0020U
+#endif
+
+#define HUGE_SIZE (2UL << 20)
+
 /* Samples of which one figure is made. */
 #define REPEATS 5
 
@@ -44,12 +50,22 @@ static inline int create_memfd(const char *name, unsigned int flags, size_t size
 	return fd;
 }
 
-static inline int create_sealed_memfd(const char *name, size_t size)
+static inline int create_sealed_memfd(const char *name, unsigned int flags, size_t size)
 {
-	int fd = create_memfd(name, MFD_ALLOW_SEALING, size);
+	int fd = create_memfd(name, MFD_ALLOW_SEALING | flags, size);
 
 	check(fcntl(fd, F_ADD_SEALS, F_SEAL_GUEST), "F_SEAL_GUEST");
 	return fd;
+}
+
+/* Memfds that ask for huge pages get them. */
+static inline void enable_huge_pages(void)
+{
+	int fd = check(open("/sys/kernel/mm/transparent_hugepage/shmem_enabled", O_WRONLY),
+		       "shmem_enabled");
+
+	check(write(fd, "advise", 6), "shmem_enabled");
+	close(fd);
 }
 
 struct figure {

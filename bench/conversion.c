@@ -2,8 +2,8 @@
 /*
  * What does it cost to convert memory to private and back? Three ways in turn:
  * a guest-sealed memfd, a guest_memfd, and the same calls on a memfd that no
- * guest uses. Prints a table; writes all samples as JSON to the file that is
- * named as argument.
+ * guest uses; memfds with huge pages, too. Prints a table; writes all samples as
+ * JSON to the file that is named as argument.
  */
 #include <linux/kvm.h>
 #include <stdio.h>
@@ -23,7 +23,7 @@ struct way {
 	int attributes_vm; /* whose attributes have to agree, or -1 */
 };
 
-enum { GUESTSEAL, GUEST_MEMFD, BARE, NR_WAYS };
+enum { GUESTSEAL, GUEST_MEMFD, BARE, GUESTSEAL_HUGE, BARE_HUGE, NR_WAYS };
 static struct way ways[NR_WAYS];
 
 struct sample {
@@ -56,7 +56,6 @@ static void bind(int vm, int fd, void *shared)
 static void setup(void)
 {
 	struct kvm_create_guest_memfd guest_memfd = { .size = MEMORY };
-	int sealed_vm = create_vm(KVM_X86_DEFAULT_VM);
 	int protected_vm = create_vm(KVM_X86_SW_PROTECTED_VM);
 	void *shared =
 		mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -65,9 +64,15 @@ static void setup(void)
 	if (shared == MAP_FAILED)
 		err(1, "mmap");
 
-	fd = create_sealed_memfd("guestseal", MEMORY);
-	bind(sealed_vm, fd, shared);
+	enable_huge_pages();
+
+	fd = create_sealed_memfd("guestseal", 0, MEMORY);
+	bind(create_vm(KVM_X86_DEFAULT_VM), fd, shared);
 	ways[GUESTSEAL] = (struct way){ "guestseal", fd, -1 };
+
+	fd = create_sealed_memfd("guestseal-huge", MFD_HUGEPAGE, MEMORY);
+	bind(create_vm(KVM_X86_DEFAULT_VM), fd, shared);
+	ways[GUESTSEAL_HUGE] = (struct way){ "guestseal, huge pages", fd, -1 };
 
 	fd = check(ioctl(protected_vm, KVM_CREATE_GUEST_MEMFD, &guest_memfd),
 		   "KVM_CREATE_GUEST_MEMFD");
@@ -75,6 +80,8 @@ static void setup(void)
 	ways[GUEST_MEMFD] = (struct way){ "guest_memfd", fd, protected_vm };
 
 	ways[BARE] = (struct way){ "bare memfd", create_memfd("bare", 0, MEMORY), -1 };
+	ways[BARE_HUGE] = (struct way){ "bare memfd, huge pages",
+					create_memfd("bare-huge", MFD_HUGEPAGE, MEMORY), -1 };
 }
 
 static void convert(const struct way *way, size_t offset, size_t size, int private)
@@ -133,24 +140,32 @@ static struct figure cycle(int way, size_t size)
 	return figure_of(costs);
 }
 
+static void print_ratio(const struct figure *a, const struct figure *b)
+{
+	printf(" %.3f |", (double)a->median / b->median);
+}
+
 static void print_table(void)
 {
 	struct figure figures[NR_WAYS];
 	size_t size;
 	int way;
 
-	printf("| Cycle of | guestseal | guest_memfd | bare memfd "
-	       "| guestseal / guest_memfd | guestseal / bare |\n"
-	       "|--:|--:|--:|--:|--:|--:|\n");
+	printf("| Cycle of | guestseal | guest_memfd | bare memfd | guestseal, huge pages "
+	       "| bare memfd, huge pages | guestseal / guest_memfd | guestseal / bare "
+	       "| huge: guestseal / guest_memfd | huge: guestseal / bare |\n"
+	       "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n");
 	for (size = 0; size < NR_SIZES; size++) {
 		printf("| %zu KiB |", sizes[size] >> 10);
 		for (way = 0; way < NR_WAYS; way++) {
 			figures[way] = cycle(way, size);
 			printf(" %ld (%.1f %%) |", figures[way].median, figures[way].spread);
 		}
-		printf(" %.2f | %.2f |\n",
-		       (double)figures[GUESTSEAL].median / figures[GUEST_MEMFD].median,
-		       (double)figures[GUESTSEAL].median / figures[BARE].median);
+		print_ratio(&figures[GUESTSEAL], &figures[GUEST_MEMFD]);
+		print_ratio(&figures[GUESTSEAL], &figures[BARE]);
+		print_ratio(&figures[GUESTSEAL_HUGE], &figures[GUEST_MEMFD]);
+		print_ratio(&figures[GUESTSEAL_HUGE], &figures[BARE_HUGE]);
+		printf("\n");
 	}
 }
 

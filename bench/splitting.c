@@ -130,7 +130,7 @@ static void create_guest(struct guest *guest, int way)
 
 	*guest = (struct guest){ .shared = shared, .private = private, .memfd = -1, .slots = 1 };
 	if (way == FALLOCATE)
-		guest->memfd = create_sealed_memfd("splitting", MEMORY);
+		guest->memfd = create_sealed_memfd("splitting", 0, MEMORY);
 	guest->vm = check(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
 	guest->vcpu = check(ioctl(guest->vm, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
 	set_slot(guest, 0, shared, 0, NR_PAGES);
