@@ -19,7 +19,7 @@ guestseal: private memory for KVM guests in sealed memfds
   test-ci       what CI runs: lint, check, test, and on Intel and the
                 debug kernel what may find something there         45
   test-full     all tests on both kernels, Intel, stock guests    120
-  test-intel    the series' KVM tests on Intel, in Bochs           8
+  test-intel    KVM tests and a stock guest on Intel, in Bochs     11
   test-lab      the tests of the scripts in lab/ only              1
   bench         what conversions and private boot cost, counted    2
   lint          checkpatch, sparse, W=1, clang-format, shellcheck  4
@@ -115,7 +115,7 @@ test-full: kernel kernel-debug qemu selftests tools module stock debian-image
 	@lab/setup intel
 	@lab/test lab normal normal-full debug intel
 
-test-intel: kernel selftests
+test-intel: kernel qemu selftests tools stock
 	@lab/setup intel
 	@lab/test intel
 
