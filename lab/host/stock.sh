@@ -52,6 +52,7 @@ in_guest() {
 	done
 	give_up "the guest does not end: $1"
 }
+
 # The emulated host is 10.0.0.1 on a network with one guest, which gets 10.0.0.2.
 # network: QEMU's options for it go to $net
 network() {
@@ -72,6 +73,17 @@ network() {
 	: >leases
 	udhcpd -f udhcpd.conf >udhcpd.log 2>&1 &
 	net="-netdev tap,id=net,ifname=tap0,script=no,downscript=no -device virtio-net-pci,netdev=net,romfile="
+}
+
+# page OPTION...: have one from its TLS server; OPTIONs are OpenSSL's
+page() {
+	local tries=100
+	until printf 'GET / HTTP/1.0\r\n\r\n' | timeout 60 /opt/stock/openssl/run s_client -ign_eof -showcerts \
+		-connect 10.0.0.2:443 "$@" >page 2>tls.log && grep -q 'Ciphers supported' page
+	do
+		[ $((tries -= 1)) != 0 ] || return
+		sleep 1
+	done
 }
 
 # address: have the guest get it
