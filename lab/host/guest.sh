@@ -69,6 +69,22 @@ held() {
 	} | awk '{ sum += $1 } END { print sum }'
 }
 
+# converted NUMBER: wait until $key, of query-private-memory, is that high; the most KiB
+# that QEMU holds meanwhile go to $most
+converted() {
+	local now tries=$((3000 * ${SLOW:-1}))
+	most=0
+	while
+		now=$(held)
+		[ "$most" -gt "$now" ] || most=$now
+		qmp query-private-memory
+		[ "$(number "$key")" -lt "$1" ]
+	do
+		[ $((tries -= 1)) != 0 ] || give_up "$key does not get to $1: $reply"
+		usleep 100000
+	done
+}
+
 # ask WORD REPLY: of guest_secret, and wait for its reply, which goes to $line
 ask() {
 	echo "$1" >&4
