@@ -16,7 +16,8 @@ stock() {
 	kernel=$1
 	shift
 	[ "$mode" = ordinary ] || machine=$machine,private-memory-isolation=on
-	[ -e agent.in ] || mkfifo agent.in agent.out qmp.in qmp.out
+	[ -e agent.in ] || mkfifo agent.in agent.out
+	[ -e qmp.in ] || mkfifo qmp.in qmp.out
 	exec 4<>agent.in 5<>agent.out 6<>qmp.in 7<>qmp.out
 	/opt/qemu/qemu-system-x86_64 -L /opt/qemu -nodefaults -display none -accel kvm \
 		-cpu "$cpu" -machine "$machine" -m "$memory" -smp "$cpus" \

@@ -9,7 +9,7 @@
 
 give_up() {
 	check 1 "$1"
-	cat qemu.log guest.log 2>/dev/null | sed 's/^/# /'
+	cat qemu.log guest.log console.log 2>/dev/null | sed 's/^/# /'
 	finish
 }
 
