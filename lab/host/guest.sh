@@ -9,6 +9,12 @@
 # the size of its state; so without XSAVE, and what needs it.
 cpu=host,-tsc-deadline,-xsave,-avx,-avx2,-fma,-f16c
 
+# no_pv_eoi: for where time counts instructions. When its time is up, the emulated CPU
+# delivers the interrupt once more that was injected last, also where interrupts are off,
+# unless the guest has exited since: it then waits for ever for a lock that it holds
+# itself. The end of interrupt is such an exit then, a few hundred instructions later.
+no_pv_eoi() { cpu=$cpu,-kvm-pv-eoi; }
+
 # guest COMMANDLINE OPTION...: become QEMU with a guest, COMMANDLINE is its kernel's.
 # What that warns of is the end of it.
 guest() {
