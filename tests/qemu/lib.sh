@@ -1,4 +1,4 @@
-# shellcheck shell=dash disable=SC2034,SC3045
+# shellcheck shell=dash disable=SC2034,SC2154,SC3045
 # SPDX-License-Identifier: GPL-2.0-only
 # Sourced by the tests of QEMU, in the emulated host: TAP, a guest in which
 # guest_secret runs, and its QEMU's monitor.
@@ -41,4 +41,31 @@ refuse() {
 		-display none -S "$@" >qemu.log 2>&1 </dev/null
 	[ $? = 1 ] && [ "$(wc -l <qemu.log)" -le "${lines:-1}" ] && grep -q "$pattern" qemu.log
 	check $? "$*" "$(head -n 3 qemu.log)"
+}
+
+# count: the converted, to private and to shared, on request and implicitly;
+# failures; and private pages
+count() {
+	local key
+	qmp query-private-memory
+	counters=
+	for key in to-private to-shared implicit-to-private implicit-to-shared failures; do
+		counters="$counters $(number $key)"
+	done
+	counters="$counters $(($(number private) / 4096))"
+}
+
+# does COMMAND REPLY DIFFERENCES: what the converter replies, and how the counters change,
+# of which $counters are the last. $what says where.
+does() {
+	local command=$1 expected="$2: $3" before=$counters number differences=
+	ask "$command" "$command"
+	count
+	# shellcheck disable=SC2086
+	set -- $counters
+	for number in $before; do
+		differences="$differences $(($1 - number))"
+		shift
+	done
+	is "$what: $command" "${line#"$command "}:$differences" "$expected"
 }

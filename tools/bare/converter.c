@@ -9,6 +9,7 @@
  *					May firmware use addresses with the bit set?
  *	read, write			ZERO KEPT: with the shared GPA bit clear
  *	read shared, write shared	the same with the bit set
+ *	write stripes			the same of each second page, with the bit clear
  *	ask private, ask shared		RESULT: of one hypercall
  *	ask stripes			RESULT: of the last hypercall, one for each second page
  *	flip, ask flip			ROUNDS: to private and to shared for ever, by accesses or
@@ -228,12 +229,12 @@ static void enable_paging(uint32_t bit)
 	asm volatile("mov %0, %%cr0" : : "r"(cr0 | CR0_PG) : "memory");
 }
 
-/* One access to each page. */
-static void access(uint32_t base, bool write)
+/* One access to each page, or to each second one. */
+static void access(uint32_t base, bool write, int step)
 {
 	int zero = 0, kept = 0;
 
-	for (int page = 0; page < pages; page++) {
+	for (int page = 0; page < pages; page += step) {
 		volatile uint32_t *at = (uint32_t *)(base + AREA + page * PAGE);
 		uint32_t mine = base | (page + 1), value = mine;
 
@@ -461,13 +462,15 @@ __attribute__((noreturn, used)) void run(void)
 			say_number(has_nested());
 			say_number(bars_above(bit));
 		} else if (equal(line, "read")) {
-			access(0, false);
+			access(0, false, 1);
 		} else if (equal(line, "write")) {
-			access(0, true);
+			access(0, true, 1);
 		} else if (equal(line, "read shared")) {
-			access(SHARED_ALIAS, false);
+			access(SHARED_ALIAS, false, 1);
 		} else if (equal(line, "write shared")) {
-			access(SHARED_ALIAS, true);
+			access(SHARED_ALIAS, true, 1);
+		} else if (equal(line, "write stripes")) {
+			access(0, true, 2);
 		} else if (equal(line, "small")) {
 			pages = PAGES_SMALL;
 		} else if (equal(line, "large")) {
