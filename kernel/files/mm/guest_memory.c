@@ -401,6 +401,26 @@ bool guest_memory_range_allocated(struct file *file, pgoff_t start, pgoff_t end)
 EXPORT_SYMBOL_GPL(guest_memory_range_allocated);
 
 /**
+ * guest_memory_page_order - how much guest memory around a page is in one piece?
+ * @file: file that the caller has registered with
+ * @index: page
+ *
+ * That may be split at any time, e.g. because of a memory error.  But its pages stay
+ * where they are until begin is called for them.
+ *
+ * Context: Any but interrupt.
+ * Return: Order of the folio that has the page, 0 or PMD_ORDER; 0 also if there is
+ *	no page, or if one of the folio's is lost.
+ */
+int guest_memory_page_order(struct file *file, pgoff_t index)
+{
+	struct address_space *mapping = file->f_mapping;
+
+	return mapping_to_guest_memory(mapping)->ops->page_order(mapping->host, index);
+}
+EXPORT_SYMBOL_GPL(guest_memory_page_order);
+
+/**
  * guest_memory_get_folio - get a page of guest memory
  * @file: file that the caller has registered with
  * @index: page

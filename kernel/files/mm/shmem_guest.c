@@ -13,14 +13,23 @@
  * What was private is zeroed as soon as it is no longer in the file, and before
  * it is freed.  Readers that hold nothing but a reference then see that it's gone,
  * see guest_memory_folio_valid().
+ *
+ * Huge pages: where the file's users ask for them, like those of other shmem files
+ * do, a chunk that is allocated in one go, all of which is holes, is one folio.  So
+ * no page is ever allocated that was not asked for, and folios are either of one
+ * page or a whole chunk.  Before part of a chunk is freed its folio is split, which
+ * nobody needs to be told: all of its pages stay where they are.
  */
 #include <linux/fs.h>
 #include <linux/falloc.h>
+#include <linux/gfp.h>
 #include <linux/highmem.h>
+#include <linux/huge_mm.h>
 #include <linux/memcontrol.h>
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 #include <linux/uio.h>
+#include <linux/vmstat.h>
 
 #include "shmem_guest.h"
 
@@ -32,6 +41,9 @@
 
 /* Until there is a way to tell the guest's mappings, pages stay put. */
 #define SHMEM_GUEST_GFP		GFP_HIGHUSER
+
+/* Tries to free part of a folio that others have references on, a jiffy each */
+#define SHMEM_GUEST_SPLIT_TRIES	100
 
 /*
  * First page from @start on that is not allocated, @end if there is none.
@@ -50,6 +62,29 @@ static pgoff_t shmem_guest_next_hole(struct address_space *mapping, pgoff_t star
 	xas_find_marked(&xas, end - 1, XA_FREE_MARK);
 	xas_unlock_irq(&xas);
 	return xas.xa_node == XAS_RESTART ? end : xas.xa_index;
+}
+
+/*
+ * XA_FREE_MARK does not come back for all of the entry when a folio of more than
+ * one page is removed from [@start, @end).
+ */
+static void shmem_guest_mark_holes(struct address_space *mapping, pgoff_t start,
+				   pgoff_t end)
+{
+	XA_STATE(xas, &mapping->i_pages, start);
+	unsigned int shift;
+
+	xas_lock_irq(&xas);
+	while (start < end) {
+		xas_set(&xas, start);
+		if (!xas_load(&xas))
+			xas_set_mark(&xas, XA_FREE_MARK);
+
+		/* What has no node of its own has the mark of one above it. */
+		shift = xas_is_node(&xas) ? xas.xa_node->shift : XA_CHUNK_SHIFT;
+		start = round_down(start, 1UL << shift) + (1UL << shift);
+	}
+	xas_unlock_irq(&xas);
 }
 
 /* First page from @start on that is allocated, @end if there is none. */
@@ -72,6 +107,41 @@ static bool shmem_guest_range_allocated(struct inode *inode, pgoff_t start,
 	return shmem_guest_next_page(inode->i_mapping, start, end) < end;
 }
 
+/*
+ * memory_failure() does not say so of a folio that has a lost page if it wasn't in
+ * the file at that time.
+ */
+static void shmem_guest_find_lost(struct folio *folio)
+{
+	long i;
+
+	if (!folio_test_large(folio))
+		return;
+
+	for (i = 0; i < folio_nr_pages(folio); i++) {
+		if (PageHWPoison(folio_page(folio, i)))
+			folio_set_has_hwpoisoned(folio);
+	}
+}
+
+/* Not for one that anybody can use */
+static void shmem_guest_zero_folio(struct folio *folio)
+{
+	struct page *page;
+	long i;
+
+	for (i = 0; i < folio_nr_pages(folio); i++) {
+		page = folio_page(folio, i);
+		if (!PageHWPoison(page))
+			clear_highpage(page);
+	}
+}
+
+static bool shmem_guest_page_lost(struct folio *folio, pgoff_t index)
+{
+	return PageHWPoison(folio_file_page(folio, index));
+}
+
 static struct folio *shmem_guest_get_folio(struct inode *inode, pgoff_t index)
 {
 	struct folio *folio;
@@ -80,7 +150,7 @@ static struct folio *shmem_guest_get_folio(struct inode *inode, pgoff_t index)
 	if (IS_ERR(folio))
 		return folio;
 
-	if (folio_test_hwpoison(folio)) {
+	if (shmem_guest_page_lost(folio, index)) {
 		folio_unlock(folio);
 		folio_put(folio);
 		return ERR_PTR(-EHWPOISON);
@@ -88,7 +158,8 @@ static struct folio *shmem_guest_get_folio(struct inode *inode, pgoff_t index)
 
 	/* Allocating does not clear pages: do it when one is used at last. */
 	if (!folio_test_uptodate(folio)) {
-		folio_zero_range(folio, 0, folio_size(folio));
+		shmem_guest_find_lost(folio);
+		shmem_guest_zero_folio(folio);
 		flush_dcache_folio(folio);
 		folio_mark_uptodate(folio);
 	}
@@ -106,7 +177,7 @@ static struct folio *shmem_guest_get_folio_nowait(struct inode *inode, pgoff_t i
 	if (IS_ERR(folio))
 		return folio;
 
-	if (folio_test_hwpoison(folio))
+	if (shmem_guest_page_lost(folio, index))
 		ret = -EHWPOISON;
 	else if (!folio_test_uptodate(folio))
 		ret = -EAGAIN;
@@ -117,24 +188,34 @@ static struct folio *shmem_guest_get_folio_nowait(struct inode *inode, pgoff_t i
 	return ERR_PTR(ret);
 }
 
+static int shmem_guest_page_order(struct inode *inode, pgoff_t index)
+{
+	struct folio *folio;
+	int order = 0;
+
+	folio = filemap_get_folio(inode->i_mapping, index);
+	if (IS_ERR(folio))
+		return 0;
+
+	if (folio_test_large(folio) && !folio_test_has_hwpoisoned(folio))
+		order = folio_order(folio);
+
+	folio_put(folio);
+	return order;
+}
+
 static const struct guest_memory_ops shmem_guest_ops = {
 	.page_allocated		= shmem_guest_page_allocated,
 	.range_allocated	= shmem_guest_range_allocated,
+	.page_order		= shmem_guest_page_order,
 	.get_folio		= shmem_guest_get_folio,
 	.get_folio_nowait	= shmem_guest_get_folio_nowait,
 };
 
-/* Not for one in the page cache */
-static void shmem_guest_zero_folio(struct folio *folio)
-{
-	if (!folio_test_hwpoison(folio) && !want_init_on_free())
-		folio_zero_range(folio, 0, folio_size(folio));
-}
-
 static void shmem_guest_free_folio(struct folio *folio)
 {
 	/* If not, it was never used. */
-	if (folio_test_uptodate(folio)) {
+	if (folio_test_uptodate(folio) && !want_init_on_free()) {
 		/* Pairs with guest_memory_folio_valid(). */
 		smp_wmb();
 		shmem_guest_zero_folio(folio);
@@ -274,25 +355,49 @@ static void shmem_guest_drop_folios(struct list_head *folios)
 	}
 }
 
-/* A folio for a page of the guest, charged and not yet in the page cache */
-static struct folio *shmem_guest_new_folio(struct inode *inode, pgoff_t index)
+/* Can and should [@start, @end) be a huge page? */
+static bool shmem_guest_wants_huge(struct inode *inode, pgoff_t start, pgoff_t end)
 {
+	/* To split a folio takes one level of nodes. */
+	return IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) &&
+	       end - start == SHMEM_GUEST_CHUNK && end - start == HPAGE_PMD_NR &&
+	       HPAGE_PMD_ORDER < 2 * XA_CHUNK_SHIFT &&
+	       shmem_allowable_huge_orders(inode, NULL, start, 0, false) &&
+	       !shmem_guest_range_allocated(inode, start, end);
+}
+
+/* A folio for pages of the guest, charged and not yet in the page cache */
+static struct folio *shmem_guest_new_folio(struct inode *inode, pgoff_t index,
+					   bool huge)
+{
+	gfp_t gfp = SHMEM_GUEST_GFP;
 	struct folio *folio;
+	int order = 0;
 
 	if (fatal_signal_pending(current))
 		return ERR_PTR(-EINTR);
 
-	folio = shmem_alloc_folio(SHMEM_GUEST_GFP, 0, SHMEM_I(inode), index);
-	if (!folio)
-		return ERR_PTR(-ENOMEM);
+	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && huge) {
+		gfp = thp_gfp_mask(SHMEM_I(inode)->flags & VM_HUGEPAGE) & ~__GFP_MOVABLE;
+		order = HPAGE_PMD_ORDER;
+	}
 
-	if (mem_cgroup_charge(folio, NULL, SHMEM_GUEST_GFP)) {
+	folio = shmem_alloc_folio(gfp, order, SHMEM_I(inode), index);
+	if (!folio)
+		goto fallback;
+
+	if (mem_cgroup_charge(folio, NULL, gfp)) {
 		folio_put(folio);
-		return ERR_PTR(-ENOMEM);
+		goto fallback;
 	}
 
 	folio->index = index;
 	return folio;
+
+fallback:
+	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && huge)
+		count_vm_event(THP_FILE_FALLBACK);
+	return ERR_PTR(-ENOMEM);
 }
 
 /*
@@ -301,24 +406,29 @@ static struct folio *shmem_guest_new_folio(struct inode *inode, pgoff_t index)
  * neither must be when there are vCPUs and memslot updates that wait, too.
  */
 static int shmem_guest_allocate(struct inode *inode, pgoff_t start, pgoff_t end,
-				struct list_head *folios)
+				bool huge, struct list_head *folios)
 {
 	struct folio *folio;
 
 	while (start < end) {
-		folio = shmem_guest_new_folio(inode, start);
+		folio = shmem_guest_new_folio(inode, start, huge);
+		if (IS_ERR(folio) && huge) {
+			huge = false;
+			continue;
+		}
 		if (IS_ERR(folio))
 			return PTR_ERR(folio);
 
 		list_add_tail(&folio->lru, folios);
-		start = shmem_guest_next_hole(inode->i_mapping, start + 1, end);
+		start = shmem_guest_next_hole(inode->i_mapping,
+					      start + folio_nr_pages(folio), end);
 	}
 	return 0;
 }
 
 /*
- * Add @folios to the page cache, with invalidate_lock held.  @nr is how many there
- * were added, also if it fails.
+ * Add @folios to the page cache, with invalidate_lock held.  @nr is how many pages
+ * there were added, also if it fails.
  */
 static int shmem_guest_add(struct inode *inode, struct list_head *folios, int *nr)
 {
@@ -345,10 +455,15 @@ static int shmem_guest_add(struct inode *inode, struct list_head *folios, int *n
 
 		/* A clean page could be dropped behind the guest's back. */
 		folio_set_dirty(folio);
+		if (folio_test_pmd_mappable(folio))
+			count_vm_event(THP_FILE_ALLOC);
+		/* Of what has no content yet that is found when it gets some. */
+		if (folio_test_uptodate(folio))
+			shmem_guest_find_lost(folio);
+		*nr += folio_nr_pages(folio);
 		folio_unlock(folio);
 		folio_put(folio);
 		folio_put(folio);
-		(*nr)++;
 		cond_resched();
 	}
 	return 0;
@@ -364,22 +479,20 @@ static pgoff_t shmem_guest_next_change(struct address_space *mapping,
 }
 
 /*
- * Convert the pages within [start, end) that are not yet what @event makes them,
- * the first being so.  A failure leaves those before it converted and the rest as
- * they were.
+ * Allocate what is missing in [start, end), the first page being so.  A failure
+ * leaves the pages before it allocated, and the rest as they were.
+ *
+ * -EEXIST if there can't be a huge page, as part of it has been allocated meanwhile.
  */
-static int shmem_guest_convert(struct inode *inode, enum guest_memory_event event,
-			       pgoff_t start, pgoff_t end)
+static int shmem_guest_map(struct inode *inode, pgoff_t start, pgoff_t end, bool huge)
 {
 	struct address_space *mapping = inode->i_mapping;
 	LIST_HEAD(folios);
-	int ret = 0, nr;
+	int ret, nr;
 
-	if (event == GUEST_MEMORY_MAP) {
-		ret = shmem_guest_allocate(inode, start, end, &folios);
-		if (ret)
-			goto out;
-	}
+	ret = shmem_guest_allocate(inode, start, end, huge, &folios);
+	if (ret)
+		goto out;
 
 	/* Whoever holds it may be waiting for memory. */
 	if (down_write_killable(&mapping->invalidate_lock)) {
@@ -388,20 +501,118 @@ static int shmem_guest_convert(struct inode *inode, enum guest_memory_event even
 	}
 
 	/* Somebody else may have been here. */
-	start = shmem_guest_next_change(mapping, event, start, end);
-	if (start < end) {
-		guest_memory_begin(mapping, event, start, end);
-		if (event == GUEST_MEMORY_MAP)
-			ret = shmem_guest_add(inode, &folios, &nr);
-		else
-			shmem_truncate_range(inode, (loff_t)start << PAGE_SHIFT,
-					     ((loff_t)end << PAGE_SHIFT) - 1);
-		guest_memory_end(mapping, event, start, end);
+	huge = huge && folio_test_large(list_first_entry(&folios, struct folio, lru));
+	if (huge && shmem_guest_range_allocated(inode, start, end)) {
+		ret = -EEXIST;
+		goto unlock;
 	}
 
+	start = shmem_guest_next_hole(mapping, start, end);
+	if (start < end) {
+		guest_memory_begin(mapping, GUEST_MEMORY_MAP, start, end);
+		ret = shmem_guest_add(inode, &folios, &nr);
+		if (ret && huge)
+			shmem_guest_mark_holes(mapping, start, end);
+		guest_memory_end(mapping, GUEST_MEMORY_MAP, start, end);
+	}
+
+unlock:
 	filemap_invalidate_unlock(mapping);
 out:
 	shmem_guest_drop_folios(&folios);
+	return ret;
+}
+
+/*
+ * Before [start, end) is freed, which begins in a folio of many pages: is there any
+ * of them that is to stay, or that is lost?  Only lost pages of their own are kept
+ * from being used again.  Then make it into folios of one page each.
+ *
+ * -EAGAIN if anybody else has a reference: KVM does for as long as it takes to map or
+ * to read a page.
+ */
+static int shmem_guest_prepare_unmap(struct address_space *mapping, pgoff_t start,
+				     pgoff_t end)
+{
+	struct folio *folio = filemap_get_folio(mapping, start);
+	int ret = 0;
+
+	if (IS_ERR(folio))
+		return PTR_ERR(folio);
+
+	if (!folio_test_large(folio) ||
+	    (folio_nr_pages(folio) == end - start && !folio_test_has_hwpoisoned(folio)))
+		goto put;
+
+	ret = -EINTR;
+	if (folio_lock_killable(folio))
+		goto put;
+
+	ret = split_folio(folio);
+	folio_unlock(folio);
+put:
+	folio_put(folio);
+	return ret;
+}
+
+/*
+ * Free what is allocated in [start, end), which is within a chunk.  A failure leaves
+ * all as it was.  -EAGAIN if part of it is in use.
+ */
+static int shmem_guest_unmap(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	struct address_space *mapping = inode->i_mapping;
+	struct folio *folio;
+	int ret = 0;
+
+	if (down_write_killable(&mapping->invalidate_lock))
+		return -EINTR;
+
+	/* Somebody else may have been here. */
+	folio = xa_find(&mapping->i_pages, &start, end - 1, XA_PRESENT);
+	if (folio && folio_test_large(folio))
+		ret = shmem_guest_prepare_unmap(mapping, start, end);
+	if (folio && !ret) {
+		guest_memory_begin(mapping, GUEST_MEMORY_UNMAP, start, end);
+		shmem_truncate_range(inode, (loff_t)start << PAGE_SHIFT,
+				     ((loff_t)end << PAGE_SHIFT) - 1);
+		if (end - start == SHMEM_GUEST_CHUNK)
+			shmem_guest_mark_holes(mapping, start, end);
+		guest_memory_end(mapping, GUEST_MEMORY_UNMAP, start, end);
+	}
+
+	filemap_invalidate_unlock(mapping);
+	return ret;
+}
+
+/*
+ * Convert what within [start, end), part of a chunk, is not yet what @event makes it,
+ * the first page being so.
+ */
+static int shmem_guest_convert(struct inode *inode, enum guest_memory_event event,
+			       pgoff_t start, pgoff_t end)
+{
+	int ret, tries = 0;
+	bool huge;
+
+	while (event == GUEST_MEMORY_UNMAP) {
+		ret = shmem_guest_unmap(inode, start, end);
+		if (ret != -EAGAIN)
+			return ret;
+		if (++tries == SHMEM_GUEST_SPLIT_TRIES)
+			return -EBUSY;
+		schedule_timeout_killable(1);
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+
+	huge = shmem_guest_wants_huge(inode, start, end);
+	ret = shmem_guest_map(inode, start, end, huge);
+	/* What there isn't room for as a whole there may be for in part. */
+	if (huge && (ret == -EEXIST || ret == -ENOSPC)) {
+		start = shmem_guest_next_hole(inode->i_mapping, start, end);
+		ret = shmem_guest_map(inode, start, end, false);
+	}
 	return ret;
 }
 
@@ -416,7 +627,7 @@ out:
  * Context: Process context, may sleep, takes the invalidate_lock.
  * Return: 0; -EINVAL if the range is not aligned or goes past the end of the file;
  *	-ENOMEM, -ENOSPC or -EINTR if only pages at the start of the range were
- *	converted.
+ *	converted, also -EBUSY when freeing part of a huge page that is in use.
  */
 long shmem_guest_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
 {
@@ -452,36 +663,59 @@ long shmem_guest_fallocate(struct file *file, int mode, loff_t offset, loff_t le
 	}
 }
 
+static int shmem_guest_fill_folio(struct folio *folio, struct iov_iter *from)
+{
+	size_t copied, done = 0;
+	long i;
+
+	for (i = 0; i < folio_nr_pages(folio); i++) {
+		copied = copy_page_from_iter(folio_page(folio, i), 0, PAGE_SIZE, from);
+		done += copied;
+		if (copied < PAGE_SIZE) {
+			iov_iter_revert(from, done);
+			return -EFAULT;
+		}
+		cond_resched();
+	}
+
+	flush_dcache_folio(folio);
+	return 0;
+}
+
 /*
- * Allocate up to @nr folios and fill them from @from.  They are not in the page
- * cache yet, so the source may fault and sleep as it likes, and fail.  Returns
- * how many there are in @folios, or an error if there are none.
+ * Allocate folios for up to @nr pages and fill them from @from.  They are not in the
+ * page cache yet, so the source may fault and sleep as it likes, and fail.  Returns
+ * how many pages there are in @folios, or an error if there are none.
  */
 static int shmem_guest_fill(struct inode *inode, struct iov_iter *from,
-			    pgoff_t start, int nr, struct list_head *folios)
+			    pgoff_t start, int nr, bool huge, struct list_head *folios)
 {
 	struct folio *folio;
-	size_t copied;
-	int i;
+	int ret, filled = 0;
 
-	for (i = 0; i < nr; i++) {
-		folio = shmem_guest_new_folio(inode, start + i);
-		if (IS_ERR(folio))
-			return i ?: PTR_ERR(folio);
-
-		copied = copy_page_from_iter(&folio->page, 0, PAGE_SIZE, from);
-		if (copied < PAGE_SIZE) {
-			iov_iter_revert(from, copied);
-			shmem_guest_zero_folio(folio);
-			folio_put(folio);
-			return i ?: -EFAULT;
+	while (filled < nr) {
+		folio = shmem_guest_new_folio(inode, start + filled, huge);
+		ret = PTR_ERR_OR_ZERO(folio);
+		if (!ret) {
+			ret = shmem_guest_fill_folio(folio, from);
+			/* Whatever there is by now is not for who gets it next. */
+			__folio_mark_uptodate(folio);
+			if (ret)
+				shmem_guest_drop_folio(folio);
 		}
 
-		flush_dcache_folio(folio);
-		__folio_mark_uptodate(folio);
+		/* Less may be possible. */
+		if (ret && huge) {
+			huge = false;
+			continue;
+		}
+		if (ret)
+			return filled ?: ret;
+
 		list_add_tail(&folio->lru, folios);
+		filled += folio_nr_pages(folio);
 	}
-	return nr;
+	return filled;
 }
 
 /*
@@ -490,13 +724,13 @@ static int shmem_guest_fill(struct inode *inode, struct iov_iter *from,
  * error if none.
  */
 static int shmem_guest_write_chunk(struct inode *inode, struct iov_iter *from,
-				   pgoff_t start, pgoff_t next, pgoff_t end)
+				   pgoff_t start, pgoff_t next, pgoff_t end, bool huge)
 {
 	struct address_space *mapping = inode->i_mapping;
 	LIST_HEAD(folios);
 	int nr, added = 0, ret;
 
-	nr = shmem_guest_fill(inode, from, start, next - start, &folios);
+	nr = shmem_guest_fill(inode, from, start, next - start, huge, &folios);
 	if (nr < 0)
 		return nr;
 
@@ -510,6 +744,8 @@ static int shmem_guest_write_chunk(struct inode *inode, struct iov_iter *from,
 	} else {
 		guest_memory_begin(mapping, GUEST_MEMORY_MAP, start, start + nr);
 		ret = shmem_guest_add(inode, &folios, &added);
+		if (ret && huge)
+			shmem_guest_mark_holes(mapping, start, start + nr);
 		guest_memory_end(mapping, GUEST_MEMORY_MAP, start, start + nr);
 	}
 
@@ -541,6 +777,7 @@ ssize_t shmem_guest_write(struct kiocb *iocb, struct iov_iter *from)
 	size_t len = iov_iter_count(from);
 	pgoff_t start, next, end;
 	ssize_t written = 0;
+	bool huge;
 	int ret;
 
 	if (!PAGE_ALIGNED(iocb->ki_pos) || !PAGE_ALIGNED(len) ||
@@ -554,7 +791,10 @@ ssize_t shmem_guest_write(struct kiocb *iocb, struct iov_iter *from)
 	while (start < end) {
 		next = min(end, round_down(start, SHMEM_GUEST_CHUNK) + SHMEM_GUEST_CHUNK);
 
-		ret = shmem_guest_write_chunk(inode, from, start, next, end);
+		huge = shmem_guest_wants_huge(inode, start, next);
+		ret = shmem_guest_write_chunk(inode, from, start, next, end, huge);
+		if (huge && ret == -ENOSPC)
+			ret = shmem_guest_write_chunk(inode, from, start, next, end, false);
 		if (ret < 0) {
 			if (!written)
 				return ret;

@@ -68,11 +68,21 @@ struct PrivateMemory {
     /* Chunks that changed, also of what has failed since, or is not done yet */
     Stat64 changes;
 
+    /* How much at most becomes private when the guest accesses a page */
+    uint64_t piece_size;
     /*
-     * With isolation: pages that the guest has asked to share.  They stay so
-     * until it wants them back, and no other ones become shared.
+     * If the guest says by the address what it wants: pages that it wants
+     * shared.  With isolation it has asked for that, and no other ones become
+     * shared.  Without, it may just use them so.
      */
     unsigned long *asked;
+    bool isolated;
+    /*
+     * If the guest asks for private memory: chunks of RAM that are to have no
+     * huge pages before the next reset, and how many these are
+     */
+    unsigned long *no_huge;
+    unsigned int nr_no_huge;
 
     /* Accesses by devices to private memory, and, under dma_lock, which ones */
     Stat64 dma;
@@ -84,8 +94,14 @@ typedef struct {
     uint64_t start, end;
 } FileRange;
 
-/* No more memory than that is held twice during a conversion. */
+/*
+ * No more memory than that is held twice during a conversion.  It's what the
+ * host can give, and map, as one huge page.
+ */
 #define CHUNK_SIZE (2 * MiB)
+
+/* Each one may be a mapping of its own, of which there can't be many. */
+#define NO_HUGE_MAX 4096
 
 /* How long the main loop may be kept from more important things */
 #define STEP_MS 5
@@ -183,6 +199,73 @@ static int private_memory_allocate(PrivateMemory *pm, uint64_t start,
 }
 
 /*
+ * Guests that ask share most of their memory, and RAM is in huge pages.  One in
+ * which some is private would hold memory for that as well, be it that somebody
+ * accesses another page first, or that khugepaged finds one.
+ */
+static void private_memory_avoid_huge(PrivateMemory *pm, uint64_t start,
+                                      uint64_t end)
+{
+    RAMBlock *block = pm->block;
+
+    if (!pm->no_huge) {
+        return;
+    }
+    for (start = QEMU_ALIGN_DOWN(start, CHUNK_SIZE); start < end;
+         start += CHUNK_SIZE) {
+        if (pm->nr_no_huge == NO_HUGE_MAX ||
+            test_and_set_bit(start / CHUNK_SIZE, pm->no_huge)) {
+            continue;
+        }
+        pm->nr_no_huge++;
+        qemu_madvise(block->host + start,
+                     MIN(CHUNK_SIZE, block->max_length - start),
+                     QEMU_MADV_NOHUGEPAGE);
+    }
+}
+
+static void private_memory_allow_huge(PrivateMemory *pm)
+{
+    RAMBlock *block = pm->block;
+
+    if (pm->nr_no_huge) {
+        qemu_madvise(block->host, block->max_length, QEMU_MADV_HUGEPAGE);
+        bitmap_zero(pm->no_huge, DIV_ROUND_UP(block->max_length, CHUNK_SIZE));
+        pm->nr_no_huge = 0;
+    }
+}
+
+/*
+ * Free a range of the shared half.  A huge page of which only a part is freed
+ * takes as much memory as before, until the host runs short.  So have it split
+ * first: that's what Linux does for this advice, which is of no use otherwise.
+ */
+static int private_memory_discard(PrivateMemory *pm, uint64_t start,
+                                  uint64_t end)
+{
+    if (pm->no_huge && !QEMU_IS_ALIGNED(start | end, CHUNK_SIZE)) {
+        qemu_madvise(pm->block->host + start, end - start, MADV_COLD);
+    }
+    return ram_block_discard_range(pm->block, start, end - start);
+}
+
+/* Free the shared half of what is private, as much as possible. */
+static int private_memory_discard_private(PrivateMemory *pm, uint64_t start,
+                                          uint64_t end)
+{
+    FileRange range;
+    int ret = 0;
+
+    while (private_memory_next(pm, start, end, &range)) {
+        int err = private_memory_discard(pm, range.start, range.end);
+
+        ret = ret ?: err;
+        start = range.end;
+    }
+    return ret;
+}
+
+/*
  * What has become private stays so on failure: another vCPU may have used it
  * since.
  */
@@ -191,17 +274,39 @@ static int private_memory_to_private(PrivateMemory *pm, uint64_t start,
 {
     bool changed = false;
     int ret = private_memory_allocate(pm, start, end, &changed);
-    FileRange range;
 
-    while (changed && private_memory_next(pm, start, end, &range)) {
-        int err = ram_block_discard_range(pm->block, range.start,
-                                          range.end - range.start);
+    if (changed) {
+        int err;
+
+        private_memory_avoid_huge(pm, start, end);
+        err = private_memory_discard_private(pm, start, end);
 
         ret = ret ?: err;
-        start = range.end;
     }
-
     return ret ?: changed;
+}
+
+/* Free the shared half of private pages, but what the guest wants of it. */
+static int private_memory_discard_unwanted(PrivateMemory *pm, uint64_t start,
+                                           uint64_t end)
+{
+    size_t page_size = qemu_real_host_page_size();
+    unsigned long last = end / page_size;
+    unsigned long i = start / page_size, next;
+    int ret;
+
+    if (!pm->asked) {
+        return private_memory_discard(pm, start, end);
+    }
+    while ((i = find_next_zero_bit(pm->asked, last, i)) < last) {
+        next = find_next_bit(pm->asked, last, i);
+        ret = private_memory_discard(pm, i * page_size, next * page_size);
+        if (ret) {
+            return ret;
+        }
+        i = next;
+    }
+    return 0;
 }
 
 /*
@@ -215,8 +320,7 @@ static int private_memory_to_shared(PrivateMemory *pm, uint64_t start,
     int ret, changed = 0;
 
     while (private_memory_next(pm, start, end, &range)) {
-        ret = ram_block_discard_range(pm->block, range.start,
-                                      range.end - range.start);
+        ret = private_memory_discard_unwanted(pm, range.start, range.end);
         if (!ret) {
             ret = private_memory_punch(pm, range.start, range.end);
         }
@@ -298,8 +402,8 @@ static uint64_t private_memory_leftovers(PrivateMemory *pm, uint64_t start,
                                             &leftover)) {
             sum += leftover.end - leftover.start;
             if (discard) {
-                ram_block_discard_range(pm->block, leftover.start,
-                                        leftover.end - leftover.start);
+                private_memory_discard_unwanted(pm, leftover.start,
+                                                leftover.end);
             }
             start = leftover.end;
         }
@@ -433,6 +537,10 @@ int private_memory_convert_step(PrivateConversion *c)
     QEMU_LOCK_GUARD(&pm->lock);
 
     ret = private_memory_convert_chunk(pm, c->next, end, c->to_private);
+    /* Part of a huge page can't be freed as long as KVM uses it: try again. */
+    if (ret == -EBUSY) {
+        return -EINPROGRESS;
+    }
     /* On failure some of the chunk may be private. */
     if (ret >= 0 || c->to_private) {
         private_memory_set_asked(pm, c->next, end, !c->to_private);
@@ -473,9 +581,10 @@ int private_memory_convert(PrivateMemory *pm, uint64_t offset, uint64_t size,
 }
 
 /*
- * Have the pages around converted as well, up to CHUNK_SIZE, but none that the
- * guest has asked to share, or of which anybody uses the shared half.  Below
- * 1 MiB, where there is more than RAM, it's none.
+ * Have the pages around converted as well, up to a piece, but none that the
+ * guest has asked to share, or of which anybody uses the shared half, and only
+ * up to the next ones that are private.  Below 1 MiB, where there is more than
+ * RAM, it's none.
  *
  * Called with PrivateMemory.lock held.
  */
@@ -484,21 +593,27 @@ static void private_memory_add_neighbours(PrivateMemory *pm, uint64_t *start,
                                           uint64_t high)
 {
     size_t page_size = qemu_real_host_page_size();
-    uint64_t first = QEMU_ALIGN_DOWN(*start, CHUNK_SIZE);
-    uint64_t last = MIN(first + CHUNK_SIZE, high);
+    uint64_t first = QEMU_ALIGN_DOWN(*start, pm->piece_size);
+    uint64_t last = MIN(first + pm->piece_size, high);
+    FileRange range;
     unsigned long i;
-    FileRange shared;
 
     first = MAX(first, MAX(low, 1 * MiB));
     if (first > *start || last < *end) {
         return;
     }
 
-    while (private_memory_next_leftover(pm, first, *start, &shared)) {
-        first = shared.end;
+    while (private_memory_next_leftover(pm, first, *start, &range)) {
+        first = range.end;
     }
-    if (private_memory_next_leftover(pm, *end, last, &shared)) {
-        last = shared.start;
+    if (private_memory_next_leftover(pm, *end, last, &range)) {
+        last = range.start;
+    }
+    while (private_memory_next(pm, first, *start, &range)) {
+        first = range.end;
+    }
+    if (private_memory_next(pm, *end, last, &range)) {
+        last = range.start;
     }
     i = first / page_size;
     while ((i = find_next_bit(pm->asked, *start / page_size, i)) <
@@ -511,20 +626,57 @@ static void private_memory_add_neighbours(PrivateMemory *pm, uint64_t *start,
     *end = last;
 }
 
-/* Called with PrivateMemory.lock held. */
-static int private_memory_touch(PrivateMemory *pm, uint64_t start,
-                                uint64_t end, bool to_private)
+/*
+ * Make a page private, and with it what is around it, from @start to @end.
+ *
+ * A guest that does not have to ask may be about to share some of that, or may
+ * already have told a device of it.  It must not lose what is written there, so
+ * keep the shared half for when the guest accesses it.
+ *
+ * Called with PrivateMemory.lock held.
+ */
+static int private_memory_touch_private(PrivateMemory *pm, uint64_t offset,
+                                        uint64_t size, uint64_t start,
+                                        uint64_t end)
 {
-    int ret = private_memory_convert_chunk(pm, start, end, to_private);
+    bool changed = false;
+    int ret = private_memory_allocate(pm, start, end, &changed);
+    uint64_t unwanted = pm->isolated ? start : offset;
+    uint64_t unwanted_end = pm->isolated ? end : offset + size;
 
-    if (to_private) {
-        private_memory_set_asked(pm, start, end, false);
+    if (!pm->isolated) {
+        private_memory_set_asked(pm, start, end, true);
     }
-    if (ret > 0) {
-        stat64_add(private_memory_counter(pm, to_private, true), 1);
+    private_memory_set_asked(pm, offset, offset + size, false);
+    if (changed) {
+        int err = private_memory_discard_private(pm, unwanted, unwanted_end);
+
+        ret = ret ?: err;
     }
-    trace_private_memory_convert(start, end - start, "implicit",
-                                 to_private ? "private" : "shared", ret);
+    ret = ret ?: changed;
+    if (ret) {
+        stat64_add(&pm->changes, 1);
+    }
+    trace_private_memory_convert(start, end - start, "implicit", "private",
+                                 ret);
+    return ret;
+}
+
+/* Called with PrivateMemory.lock held. */
+static int private_memory_touch_shared(PrivateMemory *pm, uint64_t offset,
+                                       uint64_t size)
+{
+    int ret;
+
+    if (pm->isolated && !private_memory_may_share(pm, offset, offset + size)) {
+        trace_private_memory_refuse(offset, size);
+        return -EPERM;
+    }
+    ret = private_memory_convert_chunk(pm, offset, offset + size, false);
+    if (ret >= 0 && !pm->isolated) {
+        private_memory_set_asked(pm, offset, offset + size, true);
+    }
+    trace_private_memory_convert(offset, size, "implicit", "shared", ret);
     return ret;
 }
 
@@ -542,20 +694,25 @@ int private_memory_convert_accessed(PrivateMemory *pm, uint64_t offset,
     QEMU_LOCK_GUARD(&pm->lock);
     if (to_private) {
         private_memory_add_neighbours(pm, &start, &end, low, high);
-        ret = private_memory_touch(pm, start, end, true);
+        ret = private_memory_touch_private(pm, offset, size, start, end);
         if (ret < 0 && end - start > size) {
-            ret = private_memory_touch(pm, offset, offset + size, true);
+            ret = private_memory_touch_private(pm, offset, size, offset,
+                                               offset + size);
         }
-    } else if (private_memory_may_share(pm, start, end)) {
-        ret = private_memory_touch(pm, start, end, false);
     } else {
-        trace_private_memory_refuse(start, end - start);
-        ret = -EPERM;
+        ret = private_memory_touch_shared(pm, offset, size);
     }
-    if (ret < 0) {
+    if (ret > 0) {
+        stat64_add(private_memory_counter(pm, to_private, true), 1);
+    } else if (ret < 0) {
         stat64_add(&pm->failures, 1);
     }
     return ret;
+}
+
+uint64_t private_memory_piece_size(PrivateMemory *pm)
+{
+    return pm->piece_size;
 }
 
 void private_memory_refuse(PrivateMemory *pm)
@@ -572,8 +729,10 @@ static int private_memory_load_pages(PrivateMemory *pm, uint64_t start,
     int ret;
 
     while (start < end) {
+        uint64_t next = MIN(QEMU_ALIGN_UP(start + 1, CHUNK_SIZE), end);
+
         n = RETRY_ON_EINTR(pwrite(pm->fd, pm->block->host + start,
-                                  MIN(end - start, CHUNK_SIZE), start));
+                                  next - start, start));
         if (n <= 0 || !QEMU_IS_ALIGNED(n, page_size)) {
             ret = n < 0 ? -errno : -EIO;
             error_setg_errno(errp, -ret, "can't allocate private memory");
@@ -755,6 +914,14 @@ bool private_memory_create_backend(MachineState *machine, Error **errp)
     ret = object_property_set_bool(obj, "prealloc", false, errp) &&
           object_property_set_uint(obj, "size", machine->ram_size, errp) &&
           object_property_set_bool(obj, "guest-private", true, errp);
+    if (machine->memdev) {
+        /* RAM is on the same nodes, be it private or shared. */
+        HostMemoryBackend *backend = MEMORY_BACKEND(obj);
+
+        backend->policy = machine->memdev->policy;
+        bitmap_copy(backend->host_nodes, machine->memdev->host_nodes,
+                    MAX_NODES + 1);
+    }
     object_property_add_child(root, PRIVATE_MEMORY_DEFAULT_ID, obj);
     ret = ret && user_creatable_complete(USER_CREATABLE(obj), errp);
     if (ret) {
@@ -857,9 +1024,18 @@ bool private_memory_create(MachineState *machine, Error **errp)
         return false;
     }
     if (private_memory_by_address(machine) &&
-        machine->memdev->policy != HOST_MEM_POLICY_DEFAULT) {
-        error_setg(errp, "private memory does not support NUMA policies: that "
-                   "of the machine's RAM would not hold for its private half");
+        machine->memdev->policy != HOST_MEM_POLICY_DEFAULT &&
+        MEMORY_BACKEND(obj)->policy == HOST_MEM_POLICY_DEFAULT) {
+        error_setg(errp, "the NUMA policy of the machine's RAM does not hold "
+                   "for its private half: '%s' needs host-nodes and policy, "
+                   "too", id);
+        return false;
+    }
+
+    if (machine->private_memory_piece_size &&
+        !private_memory_by_address(machine)) {
+        error_setg(errp, "private-memory-piece-size requires "
+                   "private-memory-shared-bit or private-memory-isolation");
         return false;
     }
 
@@ -895,10 +1071,15 @@ bool private_memory_create(MachineState *machine, Error **errp)
         qemu_madvise(block->host, block->max_length, QEMU_MADV_NOHUGEPAGE);
         /* It would reach the shared half, where the guest does not read. */
         object_register_sugar_prop(TYPE_FW_CFG, "dma_enabled", "off", false);
+        pm->asked = bitmap_new(block->max_length / qemu_real_host_page_size());
+        pm->piece_size = machine->private_memory_piece_size ?: CHUNK_SIZE;
+    } else {
+        pm->piece_size = qemu_real_host_page_size();
+        pm->no_huge = bitmap_new(DIV_ROUND_UP(block->max_length, CHUNK_SIZE));
     }
 
     if (machine->private_memory_isolation) {
-        pm->asked = bitmap_new(block->max_length / qemu_real_host_page_size());
+        pm->isolated = true;
         private_memory_watch_dma = true;
     }
 
@@ -941,6 +1122,7 @@ static void private_memory_finalize(Object *obj)
     qemu_mutex_destroy(&pm->lock);
     qemu_mutex_destroy(&pm->dma_lock);
     g_free(pm->asked);
+    g_free(pm->no_huge);
     g_hash_table_destroy(pm->dma_devices);
     object_unref(OBJECT(pm->backend));
 }
@@ -974,11 +1156,17 @@ bool private_memory_reset_step(PrivateMemory *pm)
     FileRange range;
     int ret;
 
+    if (!pm->isolated && !pm->resetting) {
+        /* It's the same memory as before to a guest that need not ask. */
+        QEMU_LOCK_GUARD(&pm->lock);
+        private_memory_set_asked(pm, 0, size, false);
+    }
     pm->resetting = true;
     while (private_memory_next(pm, 0, size, &range)) {
+        uint64_t end = MIN(QEMU_ALIGN_UP(range.start + 1, CHUNK_SIZE), size);
+
         WITH_QEMU_LOCK_GUARD(&pm->lock) {
-            ret = private_memory_to_shared(pm, range.start,
-                                           MIN(range.start + CHUNK_SIZE, size));
+            ret = private_memory_to_shared(pm, range.start, end);
         }
         if (ret < 0) {
             /* The reset itself will find the same, and tell. */
@@ -992,8 +1180,7 @@ bool private_memory_reset_step(PrivateMemory *pm)
     /* What went through there is no business of the next guest's. */
     while (private_memory_next_asked(pm, &range)) {
         WITH_QEMU_LOCK_GUARD(&pm->lock) {
-            ram_block_discard_range(pm->block, range.start,
-                                    range.end - range.start);
+            private_memory_discard(pm, range.start, range.end);
             private_memory_set_asked(pm, range.start, range.end, false);
         }
         if (qemu_clock_get_ms(QEMU_CLOCK_REALTIME) >= begin + STEP_MS) {
@@ -1019,8 +1206,11 @@ static void private_memory_reset_hold(Object *obj, ResetType type)
     }
 
     WITH_QEMU_LOCK_GUARD(&pm->lock) {
-        ret = private_memory_to_shared(pm, 0, pm->block->max_length);
         private_memory_set_asked(pm, 0, pm->block->max_length, false);
+        ret = private_memory_to_shared(pm, 0, pm->block->max_length);
+        if (ret >= 0) {
+            private_memory_allow_huge(pm);
+        }
     }
     trace_private_memory_reset(ret);
     pm->resetting = false;

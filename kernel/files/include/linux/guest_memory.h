@@ -25,6 +25,9 @@ enum guest_memory_event {
  * @page_allocated: Is there a page at @index?  Must not sleep; the answer is
  *	only stable while the user holds off begin/end of an event.
  * @range_allocated: Is there any page in [@start, @end)?  Otherwise the same.
+ * @page_order: What is the order of the folio that has the page at @index, 0 or
+ *	PMD_ORDER?  0 if there is no page, or if one of the folio's is lost.
+ *	Otherwise the same.
  * @get_folio: Get a reference on the folio at @index, zeroed if it was never
  *	used before.  May sleep.  Never allocates: -ENOENT if there is no page,
  *	-EHWPOISON if the page is lost.
@@ -34,6 +37,7 @@ enum guest_memory_event {
 struct guest_memory_ops {
 	bool (*page_allocated)(struct inode *inode, pgoff_t index);
 	bool (*range_allocated)(struct inode *inode, pgoff_t start, pgoff_t end);
+	int (*page_order)(struct inode *inode, pgoff_t index);
 	struct folio *(*get_folio)(struct inode *inode, pgoff_t index);
 	struct folio *(*get_folio_nowait)(struct inode *inode, pgoff_t index);
 };
@@ -114,6 +118,7 @@ void guest_memory_unregister_locked(struct file *file,
 				    struct guest_memory_notifier *notifier);
 bool guest_memory_page_allocated(struct file *file, pgoff_t index);
 bool guest_memory_range_allocated(struct file *file, pgoff_t start, pgoff_t end);
+int guest_memory_page_order(struct file *file, pgoff_t index);
 struct folio *guest_memory_get_folio(struct file *file, pgoff_t index);
 struct folio *guest_memory_get_folio_nowait(struct file *file, pgoff_t index);
 

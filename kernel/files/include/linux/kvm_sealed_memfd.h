@@ -31,6 +31,7 @@ struct kvm_sealed_memfd_access {
  */
 bool kvm_sealed_memfd_is_changing(const struct kvm_memory_slot *slot, gfn_t start,
 				  gfn_t end);
+int kvm_sealed_memfd_page_order(const struct kvm_memory_slot *slot, gfn_t gfn);
 int kvm_sealed_memfd_read(const struct kvm_memory_slot *slot, gfn_t gfn,
 			  void *data, int offset, int len,
 			  enum kvm_gfn_range_filter filter);

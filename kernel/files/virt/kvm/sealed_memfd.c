@@ -262,6 +262,29 @@ static int kvm_sealed_memfd_wait(const struct kvm_memory_slot *slot, bool interr
 	return guest_memory_wait(slot->gmem.file, interruptible);
 }
 
+/**
+ * kvm_sealed_memfd_page_order - how many private pages can be mapped as one?
+ * @slot: memslot with a sealed memfd
+ * @gfn: page
+ *
+ * What is one piece in the file is one piece of the guest's memory, too, if it is
+ * aligned there as it is in the file, and all of it is in the memslot.  The latter is
+ * for the caller to know.  How the shared half is aligned does not matter.
+ *
+ * Context: Any but interrupt, kvm->srcu held.  With mmu_lock held, too, and unless
+ *	any of the pages is changing, see kvm_sealed_memfd_is_changing(), they stay
+ *	where they are until they are to be unmapped.
+ * Return: PMD_ORDER if the naturally aligned range of that order around @gfn is
+ *	private and in one piece, as far as it is in the memslot, else 0.
+ */
+int kvm_sealed_memfd_page_order(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	if ((slot->base_gfn ^ slot->gmem.pgoff) & ((1ul << PMD_ORDER) - 1))
+		return 0;
+
+	return guest_memory_page_order(slot->gmem.file, kvm_sealed_memfd_index(slot, gfn));
+}
+
 static int kvm_sealed_memfd_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot,
 				    gfn_t gfn, kvm_pfn_t *pfn, int *max_order)
 {
@@ -277,7 +300,7 @@ static int kvm_sealed_memfd_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slo
 
 	*pfn = page_to_pfn(folio_file_page(folio, index));
 	if (max_order)
-		*max_order = 0;
+		*max_order = kvm_sealed_memfd_page_order(slot, gfn);
 	return 0;
 }
 

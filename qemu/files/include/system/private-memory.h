@@ -112,16 +112,26 @@ void private_memory_convert_end(PrivateConversion *c);
  * @low: offset in RAM where what the guest sees there begins, and
  * @high: where it ends
  *
- * Without isolation that's private_memory_convert().  With isolation, pages
- * around may become private as well, but pages that are private don't become
- * shared if the guest has not asked for that before: they would lose what is in
- * there by a stray access.
+ * If the guest says by the address what it wants, pages around may become
+ * private as well, but none that it has asked to share or uses so.  With
+ * isolation, pages that are private don't become shared if the guest has not
+ * asked for that before: they would lose what is in there by a stray access.
+ * Else that's private_memory_convert().
  *
  * Return: as private_memory_convert(), and -EPERM if it may not be shared.
  */
 int private_memory_convert_accessed(PrivateMemory *pm, uint64_t offset,
                                     uint64_t size, bool to_private,
                                     uint64_t low, uint64_t high);
+
+/**
+ * private_memory_piece_size: How much may become private by an access
+ * @pm: the private half of the machine's RAM
+ *
+ * Return: a power of two, one page at least, of guest memory that is aligned
+ *     to it.
+ */
+uint64_t private_memory_piece_size(PrivateMemory *pm);
 
 /* Whether private_memory_check_dma() is of any use */
 extern bool private_memory_watch_dma;

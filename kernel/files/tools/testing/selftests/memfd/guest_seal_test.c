@@ -40,15 +40,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../kselftest_harness.h"
+#include "guest_seal.h"
 
-/* A debug kernel in an emulated host takes its time. */
-#undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT 300
-
-#ifndef F_SEAL_GUEST
-#define F_SEAL_GUEST		0x0040
-#endif
 #ifndef F_SEAL_EXEC
 #define F_SEAL_EXEC		0x0020
 #endif
@@ -62,67 +55,13 @@
 #define __NR_cachestat		451
 #endif
 
-#define PUNCH			(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 #define SEALED			(F_SEAL_GUEST | F_SEAL_SHRINK | F_SEAL_GROW)
-#define MB(x)			((size_t)(x) << 20)
 
 /* The file of most tests: 8 pages, of which some are allocated. */
 #define NR_PAGES		8
 #define ALLOCATED		0x5cUL
 #define ALLOCATED_PAGE		3
 #define HOLE			5
-
-static size_t page_size;
-
-static void __attribute__((constructor)) init_page_size(void)
-{
-	page_size = sysconf(_SC_PAGESIZE);
-}
-
-#define EXPECT_REFUSED(_errno, _call)					\
-do {									\
-	long _ret = (long)(_call);					\
-	int _err = errno;						\
-									\
-	EXPECT_EQ(-1, _ret);						\
-	if (_ret == -1)							\
-		EXPECT_EQ(_errno, _err);				\
-} while (0)
-
-static int new_memfd(unsigned int flags, size_t size)
-{
-	int fd = memfd_create("guest_seal_test", MFD_CLOEXEC | flags);
-
-	if (fd >= 0 && ftruncate(fd, size)) {
-		close(fd);
-		return -1;
-	}
-	return fd;
-}
-
-static int seal(int fd, unsigned int seals)
-{
-	return fcntl(fd, F_ADD_SEALS, seals);
-}
-
-static int new_sealed_memfd(size_t size)
-{
-	int fd = new_memfd(MFD_ALLOW_SEALING, size);
-
-	if (fd >= 0 && seal(fd, F_SEAL_GUEST)) {
-		close(fd);
-		return -1;
-	}
-	return fd;
-}
-
-static bool has_guest_seal(void)
-{
-	int fd = new_sealed_memfd(page_size);
-
-	close(fd);
-	return fd >= 0;
-}
 
 static int reopen(int fd, int flags)
 {
@@ -149,41 +88,9 @@ static unsigned long allocated_pages(int fd)
 	return pages;
 }
 
-static size_t nr_allocated(int fd)
-{
-	struct stat st;
-
-	return fstat(fd, &st) ? 0 : st.st_blocks * 512 / page_size;
-}
-
 static bool all_bytes_are(const char *buf, char c, size_t len)
 {
 	return buf[0] == c && !memcmp(buf, buf + 1, len - 1);
-}
-
-static bool write_file(const char *path, const char *value)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	ssize_t ret;
-
-	if (fd < 0)
-		return false;
-	ret = write(fd, value, strlen(value));
-	close(fd);
-	return ret == (ssize_t)strlen(value);
-}
-
-static long read_number(const char *path)
-{
-	char buf[32] = "";
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t ret;
-
-	if (fd < 0)
-		return -1;
-	ret = read(fd, buf, sizeof(buf) - 1);
-	close(fd);
-	return ret > 0 ? atol(buf) : -1;
 }
 
 /*

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "sealed_memfd.h"
+#include "sealed_memfd_huge.h"
 #include "sealed_memfd_shared_bit.h"
 #include "sealed_memfd_trace.h"
 
@@ -42,9 +43,9 @@ static bool tracing;
 
 /*
  * The page frame of a sealed memfd's page can't be looked up.  But it's the one
- * page for userspace that fallocate() takes from the page allocator.
+ * page, or huge page, for userspace that fallocate() takes from the page allocator.
  */
-static uint64_t traced_pfn(void)
+static uint64_t traced_pfn(const char *order, const char *gfp)
 {
 	FILE *file = trace_open();
 	uint64_t pfn, found = 0;
@@ -54,7 +55,7 @@ static uint64_t traced_pfn(void)
 
 	while (fgets(line, sizeof(line), file)) {
 		event = strstr(line, "mm_page_alloc: ");
-		if (event && strstr(event, " order=0 ") && strstr(event, "=GFP_HIGHUSER|") &&
+		if (event && strstr(event, order) && strstr(event, gfp) &&
 		    sscanf(event, "mm_page_alloc: page=%*s pfn=%li", &pfn) == 1) {
 			found = pfn;
 			nr++;
@@ -73,7 +74,22 @@ static uint64_t to_known_private(FIXTURE_DATA(sealed) *self, unsigned long page)
 	TEST_ASSERT(!to_shared(self, page, 1), "fallocate() failed");
 	trace_this_thread(traced_events, ARRAY_SIZE(traced_events));
 	TEST_ASSERT(!to_private(self, page, 1), "fallocate() failed");
-	return traced_pfn();
+	return traced_pfn(" order=0 ", "=GFP_HIGHUSER|");
+}
+
+/* The same for those of the first huge page */
+static uint64_t to_known_huge(FIXTURE_DATA(sealed) *self)
+{
+	char enabled[32];
+
+	if (!tracing || access(HWPOISON_DIR "corrupt-pfn", W_OK) ||
+	    !huge_pages_enable(enabled, sizeof(enabled)))
+		return 0;
+
+	trace_this_thread(traced_events, ARRAY_SIZE(traced_events));
+	TEST_ASSERT(!to_private(self, 0, PER_HUGE), "fallocate() failed");
+	huge_pages_restore(enabled);
+	return traced_pfn(" order=9 ", "__GFP_COMP");
 }
 
 /* What is converted in one go is 512 pages at most. */
@@ -499,6 +515,61 @@ TEST_F(sealed, soft_offline)
 	ASSERT_EQ(0, to_private(self, 0, NR_PAGES));
 	EXPECT_EQ(PRIVATE_VALUE(PAGE), guest_read(tvm, gpa_of(PAGE)));
 	EXPECT_EQ(SHARED_VALUE(PAGE), *shared_page(self, PAGE));
+}
+
+/* One page is lost, its neighbours are not, and no longer mapped as a huge one. */
+TEST_F(sealed, huge_page)
+{
+	struct test_vm *tvm = &self->tvm;
+	uint64_t pfn, huge, i, bad = 0;
+
+	pfn = to_known_huge(self);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE ", or no huge page");
+
+	guest_read(tvm, gpa_of(NR_PAGES - 1));
+	huge = vm_get_stat(self->vm, "pages_2m");
+	for (i = 0; i < 16; i++)
+		guest_write(tvm, gpa_of(i), PRIVATE_VALUE(i));
+	EXPECT_EQ(huge + 1, vm_get_stat(self->vm, "pages_2m"));
+	ASSERT_TRUE(poison(pfn + PAGE));
+	EXPECT_EQ(huge, vm_get_stat(self->vm, "pages_2m"));
+	guest_command_set(tvm, GUEST_READ, gpa_of(PAGE), 0);
+	expect_lost(_metadata, tvm, PAGE);
+	expect_lost(_metadata, tvm, PAGE);
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	vcpu_run(tvm->vcpu);
+	EXPECT_EQ(SHARED_VALUE(PAGE), guest_result(tvm));
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
+	guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+
+	for (i = 0; i < 16; i++)
+		bad += guest_read(tvm, gpa_of(i)) != PRIVATE_VALUE(i);
+	EXPECT_EQ(0, bad);
+	EXPECT_EQ(huge, vm_get_stat(self->vm, "pages_2m"));
+	EXPECT_TRUE(unpoison(pfn + PAGE));
+}
+
+/* The same, with nobody having been there yet */
+TEST_F(sealed, huge_page_first_read)
+{
+	struct test_vm *tvm = &self->tvm;
+	uint64_t pfn;
+
+	pfn = to_known_huge(self);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE ", or no huge page");
+
+	ASSERT_TRUE(poison(pfn + PAGE));
+	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE - 1)));
+	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE + 1)));
+	guest_command_set(tvm, GUEST_READ, gpa_of(PAGE), 0);
+	expect_lost(_metadata, tvm, PAGE);
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	vcpu_run(tvm->vcpu);
+	EXPECT_EQ(SHARED_VALUE(PAGE), guest_result(tvm));
+	EXPECT_TRUE(unpoison(pfn + PAGE));
 }
 
 /*

@@ -3,6 +3,7 @@
  * Nested VMX in a guest of which all memory is private: what KVM reads and writes
  * for it can be converted at any time, what it would have to keep mapped is refused.
  */
+#include "sealed_memfd_huge.h"
 #include "sealed_memfd_private.h"
 #include "vmx.h"
 
@@ -317,6 +318,46 @@ TEST_F(sealed, memory_with_ept)
 	EXPECT_EQ(gpa_of(DATA_PAGE) | EPT_RWX | EPT_WB | EPT_ACCESSED | EPT_DIRTY,
 		  load(self->tvm.vcpu, gpa_of(EPT_LEAF) + DATA_PAGE * 8));
 	EXPECT_TRUE(are_poison(self, EPT_PAGE, EPT_NR_PAGES));
+}
+
+/* What is a huge page to L1's hypervisor and to L0 is one to L2, too. */
+TEST_F(sealed, huge_page_with_ept)
+{
+	const unsigned long page = NR_PAGES + PAGE, neighbour = NR_PAGES + 100;
+	struct kvm_vcpu *vcpu = self->tvm.vcpu;
+	uint64_t in_files, mapped;
+	char enabled[32];
+
+	if (!kvm_cpu_has_ept())
+		SKIP(return, "no EPT");
+
+	setup_nested(self, l2_guest_code);
+	setup_ept(self, 0);
+	ASSERT_EQ(0, set_slot(self->vm, SLOT + 1, KVM_MEM_GUEST_MEMFD, gpa_of(NR_PAGES), SZ_2M,
+			      shared_page(self, NR_PAGES), self->fd, SIZE));
+	*shared_page(self, neighbour) = SHARED_VALUE(0);
+	in_files = huge_pages_in_files();
+	if (!huge_pages_enable(enabled, sizeof(enabled)))
+		SKIP(return, "shmem has no huge pages");
+	EXPECT_EQ(0, to_private(self, NR_PAGES, PER_HUGE));
+	huge_pages_restore(enabled);
+	if (huge_pages_in_files() != in_files + 1)
+		SKIP(return, "no huge page to be had");
+
+	start_guest(vcpu, guest_enter, 0, 0, 0);
+	load_l2(vcpu, gpa_of(DATA_PAGE));
+	mapped = vm_get_stat(self->vm, "pages_2m");
+	EXPECT_EQ(0, load_l2(vcpu, gpa_of(neighbour)));
+	EXPECT_EQ(mapped + 1, vm_get_stat(self->vm, "pages_2m"));
+	access_l2(vcpu, gpa_of(page), PRIVATE_VALUE(0));
+	EXPECT_EQ(mapped + 1, vm_get_stat(self->vm, "pages_2m"));
+
+	ASSERT_EQ(0, to_shared(self, neighbour, 1));
+	EXPECT_EQ(mapped, vm_get_stat(self->vm, "pages_2m"));
+	EXPECT_EQ(SHARED_VALUE(0), load_l2(vcpu, gpa_of(neighbour)));
+	EXPECT_EQ(PRIVATE_VALUE(0), load_l2(vcpu, gpa_of(page)));
+	EXPECT_EQ(mapped, vm_get_stat(self->vm, "pages_2m"));
+	EXPECT_EQ(EXIT_REASON_VMCALL, end_l2(vcpu));
 }
 
 /* L0 must not go on with what the page table was before. */
