@@ -116,7 +116,7 @@ static void host(void)
 
 	check(bind(fd, (struct sockaddr *)&address, sizeof(address)), "bind");
 	check(listen(fd, 1), "listen");
-	be_patient(fd, 60); /* it has to boot */
+	be_patient(fd, 20); /* it has to boot */
 	fd = check(accept(fd, NULL, NULL), "the guest does not connect: accept");
 	be_patient(fd, 3);
 	do {
