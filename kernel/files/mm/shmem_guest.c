@@ -22,7 +22,6 @@
  */
 #include <linux/fs.h>
 #include <linux/falloc.h>
-#include <linux/gfp.h>
 #include <linux/highmem.h>
 #include <linux/huge_mm.h>
 #include <linux/memcontrol.h>
@@ -31,6 +30,7 @@
 #include <linux/uio.h>
 #include <linux/vmstat.h>
 
+#include "internal.h"
 #include "shmem_guest.h"
 
 /*
