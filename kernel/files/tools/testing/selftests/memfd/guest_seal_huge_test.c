@@ -88,18 +88,33 @@ FIXTURE_VARIANT(huge)
 	bool expected;
 };
 
-#define VARIANT(_enabled, _name, _flags, _expected)			\
-FIXTURE_VARIANT_ADD(huge, _enabled##_##_name) {				\
-	.enabled = #_enabled, .flags = _flags, .expected = _expected,	\
-}
+FIXTURE_VARIANT_ADD(huge, never_advised) {
+	.enabled = "never", .flags = MFD_HUGEPAGE, .expected = false,
+};
 
-VARIANT(never, advised, MFD_HUGEPAGE, false);
-VARIANT(deny, advised, MFD_HUGEPAGE, false);
-VARIANT(advise, unadvised, 0, false);
-VARIANT(advise, advised, MFD_HUGEPAGE, true);
-VARIANT(within_size, unadvised, 0, true);
-VARIANT(always, unadvised, 0, true);
-VARIANT(force, unadvised, 0, true);
+FIXTURE_VARIANT_ADD(huge, deny_advised) {
+	.enabled = "deny", .flags = MFD_HUGEPAGE, .expected = false,
+};
+
+FIXTURE_VARIANT_ADD(huge, advise_unadvised) {
+	.enabled = "advise", .flags = 0, .expected = false,
+};
+
+FIXTURE_VARIANT_ADD(huge, advise_advised) {
+	.enabled = "advise", .flags = MFD_HUGEPAGE, .expected = true,
+};
+
+FIXTURE_VARIANT_ADD(huge, within_size_unadvised) {
+	.enabled = "within_size", .flags = 0, .expected = true,
+};
+
+FIXTURE_VARIANT_ADD(huge, always_unadvised) {
+	.enabled = "always", .flags = 0, .expected = true,
+};
+
+FIXTURE_VARIANT_ADD(huge, force_unadvised) {
+	.enabled = "force", .flags = 0, .expected = true,
+};
 
 FIXTURE_SETUP(huge)
 {
