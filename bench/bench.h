@@ -19,7 +19,7 @@
 #endif
 
 #ifndef MFD_HUGEPAGE
-#define MFD_HUGEPAGE 0x0100U
+#define MFD_HUGEPAGE 0x1000U
 #endif
 
 #define HUGE_SIZE (2UL << 20)

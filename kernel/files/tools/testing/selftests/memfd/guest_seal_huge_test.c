@@ -20,7 +20,7 @@
 #define PMD_SIZE	"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
 
 #ifndef MFD_HUGEPAGE
-#define MFD_HUGEPAGE	0x0100U
+#define MFD_HUGEPAGE	0x1000U
 #endif
 
 #define NR_HUGE		16
