@@ -33,6 +33,17 @@ reset() {
 		esac
 	done
 }
+# paused OPTION...: QEMU, with its monitor, which does not run the guest; if set, by $under
+paused() {
+	[ -e qmp.in ] || mkfifo qmp.in qmp.out
+	exec 6<>qmp.in 7<>qmp.out
+	# shellcheck disable=SC2086
+	${under-} timeout -s KILL 100 /opt/qemu/qemu-system-x86_64 -L /opt/qemu -nodefaults \
+		-display none -S -accel kvm "$@" \
+		-chardev pipe,id=qmp,path=qmp -mon qmp,mode=control >qemu.log 2>&1 &
+	pid=$!
+	qmp qmp_capabilities
+}
 # refuse PATTERN OPTION...: QEMU does not start, and says why in $lines, one if not set
 refuse() {
 	local pattern=$1
