@@ -22,8 +22,6 @@
 #define MFD_HUGEPAGE 0x1000U
 #endif
 
-#define HUGE_SIZE (2UL << 20)
-
 /* Samples of which one figure is made. */
 #define REPEATS 5
 
