@@ -1032,13 +1032,6 @@ bool private_memory_create(MachineState *machine, Error **errp)
         return false;
     }
 
-    if (machine->private_memory_piece_size &&
-        !private_memory_by_address(machine)) {
-        error_setg(errp, "private-memory-piece-size requires "
-                   "private-memory-shared-bit or private-memory-isolation");
-        return false;
-    }
-
     if (!kvm_has_private_memory()) {
         error_setg(errp, "the host's KVM does not support private memory in "
                    "guest-sealed memfds");
