@@ -449,6 +449,10 @@ static int shmem_guest_add(struct inode *inode, struct list_head *folios, int *n
 			continue;
 		}
 		if (IS_ERR(added)) {
+			/* It may have been in the file for a moment. */
+			if (folio_test_large(folio))
+				shmem_guest_mark_holes(inode->i_mapping, folio->index,
+						       folio_next_index(folio));
 			shmem_guest_drop_folio(folio);
 			return PTR_ERR(added);
 		}
@@ -511,8 +515,6 @@ static int shmem_guest_map(struct inode *inode, pgoff_t start, pgoff_t end, bool
 	if (start < end) {
 		guest_memory_begin(mapping, GUEST_MEMORY_MAP, start, end);
 		ret = shmem_guest_add(inode, &folios, &nr);
-		if (ret && huge)
-			shmem_guest_mark_holes(mapping, start, end);
 		guest_memory_end(mapping, GUEST_MEMORY_MAP, start, end);
 	}
 
@@ -744,8 +746,6 @@ static int shmem_guest_write_chunk(struct inode *inode, struct iov_iter *from,
 	} else {
 		guest_memory_begin(mapping, GUEST_MEMORY_MAP, start, start + nr);
 		ret = shmem_guest_add(inode, &folios, &added);
-		if (ret && huge)
-			shmem_guest_mark_holes(mapping, start, start + nr);
 		guest_memory_end(mapping, GUEST_MEMORY_MAP, start, start + nr);
 	}
 

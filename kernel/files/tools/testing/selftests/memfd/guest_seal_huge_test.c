@@ -74,6 +74,24 @@ static bool range_is(int fd, off_t start, off_t end, bool allocated)
 	return hole == start && (data >= end || data < 0);
 }
 
+/* Chooses who gets huge pages, tells what was chosen before or why that can't be. */
+static const char *choose(struct __test_metadata *_metadata, const char *who,
+			  char *before, size_t size)
+{
+	if (!has_guest_seal())
+		return "F_SEAL_GUEST is not supported";
+
+	huge_size = read_number(PMD_SIZE);
+	if (huge_size != MB(2))
+		return "There are no huge pages of 2 MiB";
+
+	ASSERT_TRUE(read_choice(SHMEM_ENABLED, before, size));
+	if (!write_file(SHMEM_ENABLED, who))
+		return "Only root can choose who gets huge pages";
+
+	return NULL;
+}
+
 FIXTURE(huge)
 {
 	char enabled[16];
@@ -118,16 +136,11 @@ FIXTURE_VARIANT_ADD(huge, force_unadvised) {
 
 FIXTURE_SETUP(huge)
 {
-	if (!has_guest_seal())
-		SKIP(return, "F_SEAL_GUEST is not supported");
+	const char *why = choose(_metadata, variant->enabled, self->enabled,
+				 sizeof(self->enabled));
 
-	huge_size = read_number(PMD_SIZE);
-	if (huge_size != MB(2))
-		SKIP(return, "There are no huge pages of 2 MiB");
-
-	ASSERT_TRUE(read_choice(SHMEM_ENABLED, self->enabled, sizeof(self->enabled)));
-	if (!write_file(SHMEM_ENABLED, variant->enabled))
-		SKIP(return, "Only root can choose who gets huge pages");
+	if (why)
+		SKIP(return, "%s", why);
 
 	self->nr_huge = nr_huge_pages();
 	self->fd = new_memfd(MFD_ALLOW_SEALING | variant->flags, NR_HUGE * huge_size);
@@ -367,16 +380,11 @@ FIXTURE(always_huge)
 
 FIXTURE_SETUP(always_huge)
 {
-	if (!has_guest_seal())
-		SKIP(return, "F_SEAL_GUEST is not supported");
+	const char *why = choose(_metadata, "always", self->enabled,
+				 sizeof(self->enabled));
 
-	huge_size = read_number(PMD_SIZE);
-	if (huge_size != MB(2))
-		SKIP(return, "There are no huge pages of 2 MiB");
-
-	ASSERT_TRUE(read_choice(SHMEM_ENABLED, self->enabled, sizeof(self->enabled)));
-	if (!write_file(SHMEM_ENABLED, "always"))
-		SKIP(return, "Only root can choose who gets huge pages");
+	if (why)
+		SKIP(return, "%s", why);
 
 	self->nr_huge = nr_huge_pages();
 	self->fd = new_sealed_memfd(4 * huge_size);

@@ -10,28 +10,15 @@
 
 #define FAULT_DIR	"/sys/kernel/debug/"
 
-static bool write_setting(const char *file, const char *value)
-{
-	char path[128];
-	bool done;
-	int fd;
-
-	snprintf(path, sizeof(path), FAULT_DIR "%s", file);
-	fd = open(path, O_WRONLY);
-	done = fd >= 0 && write(fd, value, strlen(value)) == strlen(value);
-	close(fd);
-	return done;
-}
-
 /* Allocations that may sleep, and of single pages, fail as well; in silence. */
 static bool inject_faults(void)
 {
-	return write_setting("failslab/ignore-gfp-wait", "N") &&
-	       write_setting("failslab/verbose", "0") &&
-	       write_setting("fail_page_alloc/ignore-gfp-wait", "N") &&
-	       write_setting("fail_page_alloc/ignore-gfp-highmem", "N") &&
-	       write_setting("fail_page_alloc/min-order", "0") &&
-	       write_setting("fail_page_alloc/verbose", "0");
+	return write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N") &&
+	       write_file(FAULT_DIR "failslab/verbose", "0") &&
+	       write_file(FAULT_DIR "fail_page_alloc/ignore-gfp-wait", "N") &&
+	       write_file(FAULT_DIR "fail_page_alloc/ignore-gfp-highmem", "N") &&
+	       write_file(FAULT_DIR "fail_page_alloc/min-order", "0") &&
+	       write_file(FAULT_DIR "fail_page_alloc/verbose", "0");
 }
 
 static int fail_nth_fd = -1;

@@ -9,21 +9,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "kvm_util.h"
-#include "test_util.h"
+#include "sealed_memfd_util.h"
 
 #define SHMEM_ENABLED	"/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 #define PER_HUGE	(SZ_2M / PAGE_SIZE)
-
-static inline bool write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-	bool done;
-
-	done = fd >= 0 && write(fd, text, strlen(text)) == strlen(text);
-	close(fd);
-	return done;
-}
 
 /* Has memfds get huge pages, and tells what to give to huge_pages_restore(). */
 static inline bool huge_pages_enable(char *old, size_t size)
@@ -41,13 +30,13 @@ static inline bool huge_pages_enable(char *old, size_t size)
 
 	snprintf(old, size, "%.*s", (int)(end - start - 1), start + 1);
 	/* It may take some to find out where there are any. */
-	write_text("/proc/sys/vm/compact_memory", "1");
-	return write_text(SHMEM_ENABLED, "always");
+	write_file("/proc/sys/vm/compact_memory", "1");
+	return write_file(SHMEM_ENABLED, "always");
 }
 
 static inline void huge_pages_restore(const char *old)
 {
-	TEST_ASSERT(write_text(SHMEM_ENABLED, old), "Can't restore " SHMEM_ENABLED);
+	TEST_ASSERT(write_file(SHMEM_ENABLED, old), "Can't restore " SHMEM_ENABLED);
 }
 
 /* How many there are in files. */

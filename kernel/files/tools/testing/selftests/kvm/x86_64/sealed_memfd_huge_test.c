@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "sealed_memfd_huge.h"
+#include "sealed_memfd_l2.h"
 #include "sealed_memfd_shared_bit_fixture.h"
-#include "svm_util.h"
 
 /* What a memslot consists of */
 #define NR_HUGE		(NR_PAGES / PER_HUGE)
@@ -403,61 +403,18 @@ TEST_F(sealed, pre_fault)
 /*
  * Nested guests
  */
-#define NPT_PAGES	4
-#define NPT_ENTRIES	512
-#define NPT_ENTRY	7ul
-#define NPT_HUGE_ENTRY	(NPT_ENTRY | BIT(7))
-
-static uint64_t guest_nested_cr3;
-static char l2_stack[PAGE_SIZE] __aligned(16);
-
-static void l2_code(void)
-{
-	GUEST_SYNC(0);
-	guest_code();
-}
-
-/* Has commands executed by L2, until that is told to call guest_leave_l2(). */
-static uint64_t guest_enter_l2(struct svm_test_data *svm)
-{
-	generic_svm_setup(svm, l2_code, l2_stack + sizeof(l2_stack) - 8);
-	svm->vmcb->control.nested_ctl = SVM_NESTED_CTL_NP_ENABLE;
-	svm->vmcb->control.nested_cr3 = guest_nested_cr3;
-	run_guest(svm->vmcb, svm->vmcb_gpa);
-	__GUEST_ASSERT(svm->vmcb->control.exit_code == SVM_EXIT_VMMCALL,
-		       "L2 exits with 0x%x at 0x%lx", svm->vmcb->control.exit_code,
-		       svm->vmcb->control.exit_info_2);
-	return 0;
-}
-
-static uint64_t guest_leave_l2(uint64_t unused)
-{
-	vmmcall();
-	return 0;
-}
-
 static void run_function(FIXTURE_DATA(sealed) *self, void *function, uint64_t arg)
 {
 	guest_run(&self->tvm, GUEST_CALL, (uint64_t)function, arg);
 }
 
-/* By an identity map, with huge pages, of the first and of GPA's gigabyte */
 static void enter_l2(FIXTURE_DATA(sealed) *self)
 {
-	vm_vaddr_t svm, npt_gva = vm_vaddr_alloc(self->vm, NPT_PAGES * PAGE_SIZE,
-						 KVM_UTIL_MIN_VADDR);
-	uint64_t *npt = addr_gva2hva(self->vm, npt_gva), *pdpt = npt + NPT_ENTRIES,
-		 *low = pdpt + NPT_ENTRIES, *high = low + NPT_ENTRIES;
-	uint64_t gpa = addr_gva2gpa(self->vm, npt_gva);
-	unsigned int i;
+	vm_vaddr_t svm, npt = vm_vaddr_alloc(self->vm, NPT_PAGES * PAGE_SIZE,
+					     KVM_UTIL_MIN_VADDR);
+	uint64_t gpa = addr_gva2gpa(self->vm, npt);
 
-	npt[0] = (gpa + PAGE_SIZE) | NPT_ENTRY;
-	pdpt[0] = (gpa + 2 * PAGE_SIZE) | NPT_ENTRY;
-	pdpt[GPA >> 30] = (gpa + 3 * PAGE_SIZE) | NPT_ENTRY;
-	for (i = 0; i < NPT_ENTRIES; i++) {
-		low[i] = i * SZ_2M | NPT_HUGE_ENTRY;
-		high[i] = (GPA + i * SZ_2M) | NPT_HUGE_ENTRY;
-	}
+	fill_npt(addr_gva2hva(self->vm, npt), gpa);
 	*(uint64_t *)addr_gva2hva(self->vm, (vm_vaddr_t)&guest_nested_cr3) = gpa;
 
 	vcpu_alloc_svm(self->vm, &svm);

@@ -17,14 +17,10 @@
 
 static bool write_number(const char *path, uint64_t number)
 {
-	char buf[32];
-	int fd = open(path, O_WRONLY);
-	bool done;
+	char text[32];
 
-	snprintf(buf, sizeof(buf), "%#lx", number);
-	done = fd >= 0 && write(fd, buf, strlen(buf)) == strlen(buf);
-	close(fd);
-	return done;
+	snprintf(text, sizeof(text), "%#lx", number);
+	return write_file(path, text);
 }
 
 static bool poison(uint64_t pfn)

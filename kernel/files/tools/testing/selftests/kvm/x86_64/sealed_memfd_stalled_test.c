@@ -625,15 +625,6 @@ static void change_memslots(struct kvm_vm *vm)
 		    "Can't create a memslot");
 }
 
-static bool write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-	bool done = fd >= 0 && write(fd, text, strlen(text)) == strlen(text);
-
-	close(fd);
-	return done;
-}
-
 /* Here and back again, as what it was is not known. */
 static void change_nx_huge_pages(struct kvm_vm *vm)
 {

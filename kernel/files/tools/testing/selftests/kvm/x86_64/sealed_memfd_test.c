@@ -633,15 +633,6 @@ TEST_F(sealed, failed_conversion)
 	EXPECT_EQ(PRIVATE_VALUE(PAGE), guest_read(&self->tvm, gpa_of(PAGE)));
 }
 
-static bool write_file(const char *path, const char *value)
-{
-	int fd = open(path, O_WRONLY);
-	bool done = fd >= 0 && write(fd, value, strlen(value)) == strlen(value);
-
-	close(fd);
-	return done;
-}
-
 TEST_F(sealed, content_stays)
 {
 	struct test_vm *tvm = &self->tvm;

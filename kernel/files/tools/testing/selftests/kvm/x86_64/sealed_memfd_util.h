@@ -5,7 +5,9 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "kvm_util.h"
 #include "processor.h"
@@ -16,6 +18,16 @@
 #endif
 
 #define PUNCH		(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
+
+static inline bool write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	bool done;
+
+	done = fd >= 0 && write(fd, text, strlen(text)) == strlen(text);
+	close(fd);
+	return done;
+}
 
 static inline int new_sealed_memfd(size_t size)
 {

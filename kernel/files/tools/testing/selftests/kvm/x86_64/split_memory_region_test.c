@@ -11,8 +11,8 @@
 #include <sys/stat.h>
 
 #include "sealed_memfd.h"
+#include "sealed_memfd_l2.h"
 #include "sealed_memfd_race.h"
-#include "svm_util.h"
 
 #define SZ_HUGE		(2ul << 20)
 #define PAGES_PER_HUGE	(SZ_HUGE / PAGE_SIZE)
@@ -26,9 +26,6 @@
 #define NPT_PAGE	(NR_PAGES - 8)
 #define NR_DATA_PAGES	NPT_PAGE
 #define NPT_GPA		(GPA + NPT_PAGE * PAGE_SIZE)
-#define NPT_ENTRIES	512
-#define NPT_ENTRY	7ul
-#define NPT_HUGE_ENTRY	(NPT_ENTRY | BIT(7))
 
 /* How often to split and merge, at least, while something else goes on. */
 #define RACE_ITERATIONS	200
@@ -37,33 +34,6 @@
  * What the guest is told to call, see GUEST_CALL.
  */
 static bool guest_stop;
-static uint64_t guest_nested_cr3;
-static char l2_stack[PAGE_SIZE] __aligned(16);
-
-static void l2_code(void)
-{
-	GUEST_SYNC(0);
-	guest_code();
-}
-
-/* Has commands executed by L2, until that is told to call guest_leave_l2(). */
-static uint64_t guest_enter_l2(struct svm_test_data *svm)
-{
-	generic_svm_setup(svm, l2_code, l2_stack + sizeof(l2_stack) - 8);
-	svm->vmcb->control.nested_ctl = SVM_NESTED_CTL_NP_ENABLE;
-	svm->vmcb->control.nested_cr3 = guest_nested_cr3;
-	run_guest(svm->vmcb, svm->vmcb_gpa);
-	__GUEST_ASSERT(svm->vmcb->control.exit_code == SVM_EXIT_VMMCALL,
-		       "L2 exits with 0x%x at 0x%lx", svm->vmcb->control.exit_code,
-		       svm->vmcb->control.exit_info_2);
-	return 0;
-}
-
-static uint64_t guest_leave_l2(uint64_t unused)
-{
-	vmmcall();
-	return 0;
-}
 
 static uint64_t *guest_page(unsigned long page)
 {
@@ -167,28 +137,12 @@ static uint64_t guest_call(struct test_vm *tvm, uint64_t (*function)(uint64_t), 
 	return guest_run(tvm, GUEST_CALL, (uint64_t)function, arg);
 }
 
-/* An identity map, with huge pages, of the first and of GPA's gigabyte. */
-static void fill_npt(uint64_t *npt)
-{
-	uint64_t *pdpt = npt + NPT_ENTRIES, *low = pdpt + NPT_ENTRIES,
-		 *high = low + NPT_ENTRIES;
-	unsigned int i;
-
-	npt[0] = (NPT_GPA + PAGE_SIZE) | NPT_ENTRY;
-	pdpt[0] = (NPT_GPA + 2 * PAGE_SIZE) | NPT_ENTRY;
-	pdpt[GPA >> 30] = (NPT_GPA + 3 * PAGE_SIZE) | NPT_ENTRY;
-	for (i = 0; i < NPT_ENTRIES; i++) {
-		low[i] = i * SZ_HUGE | NPT_HUGE_ENTRY;
-		high[i] = (GPA + i * SZ_HUGE) | NPT_HUGE_ENTRY;
-	}
-}
-
 static void enter_l2(FIXTURE_DATA(split) *self)
 {
 	vm_vaddr_t svm;
 
 	vcpu_alloc_svm(self->vm, &svm);
-	fill_npt(page_of(self, NPT_PAGE));
+	fill_npt(page_of(self, NPT_PAGE), NPT_GPA);
 	*(uint64_t *)addr_gva2hva(self->vm, (vm_vaddr_t)&guest_nested_cr3) = NPT_GPA;
 
 	guest_run(&self->tvm, GUEST_CALL, (uint64_t)guest_enter_l2, svm);
@@ -578,14 +532,9 @@ TEST_F(split, large)
 static bool write_cgroup(const char *file, const char *value)
 {
 	char path[128];
-	int fd, len = strlen(value);
-	bool done;
 
 	snprintf(path, sizeof(path), "/sys/fs/cgroup/%s", file);
-	fd = open(path, O_WRONLY);
-	done = fd >= 0 && write(fd, value, len) == len;
-	close(fd);
-	return done;
+	return write_file(path, value);
 }
 
 static long peak_memory(void)
