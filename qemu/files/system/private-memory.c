@@ -77,12 +77,11 @@ struct PrivateMemory {
      */
     unsigned long *asked;
     bool isolated;
-    /*
-     * If the guest asks for private memory: chunks of RAM that are to have no
-     * huge pages before the next reset, and how many these are
-     */
-    unsigned long *no_huge;
-    unsigned int nr_no_huge;
+    /* Whether RAM is to have huge pages */
+    bool huge;
+    /* Chunks of which the opposite holds before the next reset, and how many */
+    unsigned long *exceptions;
+    unsigned int nr_exceptions;
 
     /* Accesses by devices to private memory, and, under dma_lock, which ones */
     Stat64 dma;
@@ -101,7 +100,7 @@ typedef struct {
 #define CHUNK_SIZE (2 * MiB)
 
 /* Each one may be a mapping of its own, of which there can't be many. */
-#define NO_HUGE_MAX 4096
+#define EXCEPTIONS_MAX 4096
 
 /* How long the main loop may be kept from more important things */
 #define STEP_MS 5
@@ -198,41 +197,62 @@ static int private_memory_allocate(PrivateMemory *pm, uint64_t start,
     return 0;
 }
 
+static void private_memory_advise(PrivateMemory *pm, uint64_t start,
+                                  uint64_t end, bool huge)
+{
+    RAMBlock *block = pm->block;
+
+    for (start = QEMU_ALIGN_DOWN(start, CHUNK_SIZE); start < end;
+         start += CHUNK_SIZE) {
+        bool exception = test_bit(start / CHUNK_SIZE, pm->exceptions);
+
+        if ((pm->huge != exception) == huge ||
+            (!exception && pm->nr_exceptions == EXCEPTIONS_MAX)) {
+            continue;
+        }
+        change_bit(start / CHUNK_SIZE, pm->exceptions);
+        pm->nr_exceptions += exception ? -1 : 1;
+        qemu_madvise(block->host + start,
+                     MIN(CHUNK_SIZE, block->max_length - start),
+                     huge ? QEMU_MADV_HUGEPAGE : QEMU_MADV_NOHUGEPAGE);
+    }
+}
+
 /*
- * Guests that ask share most of their memory, and RAM is in huge pages.  One in
- * which some is private would hold memory for that as well, be it that somebody
- * accesses another page first, or that khugepaged finds one.
+ * A huge page of RAM in which some is private would hold memory for that as
+ * well, be it that somebody accesses another page first, or that khugepaged
+ * finds one.
  */
 static void private_memory_avoid_huge(PrivateMemory *pm, uint64_t start,
                                       uint64_t end)
 {
-    RAMBlock *block = pm->block;
+    private_memory_advise(pm, start, end, false);
+}
 
-    if (!pm->no_huge) {
-        return;
-    }
-    for (start = QEMU_ALIGN_DOWN(start, CHUNK_SIZE); start < end;
-         start += CHUNK_SIZE) {
-        if (pm->nr_no_huge == NO_HUGE_MAX ||
-            test_and_set_bit(start / CHUNK_SIZE, pm->no_huge)) {
-            continue;
-        }
-        pm->nr_no_huge++;
-        qemu_madvise(block->host + start,
-                     MIN(CHUNK_SIZE, block->max_length - start),
-                     QEMU_MADV_NOHUGEPAGE);
+/*
+ * Guests that need not ask for private memory share little of it, but may share
+ * large buffers, by as much at a time as one hypercall takes.
+ */
+static void private_memory_allow_huge(PrivateMemory *pm, uint64_t offset)
+{
+    size_t page_size = qemu_real_host_page_size();
+    uint64_t start = QEMU_ALIGN_DOWN(offset, CHUNK_SIZE);
+    unsigned long last = (start + CHUNK_SIZE) / page_size;
+
+    if (pm->asked && start + CHUNK_SIZE <= pm->block->max_length &&
+        find_next_zero_bit(pm->asked, last, start / page_size) == last) {
+        private_memory_advise(pm, start, start + CHUNK_SIZE, true);
     }
 }
 
-static void private_memory_allow_huge(PrivateMemory *pm)
+static void private_memory_advise_default(PrivateMemory *pm)
 {
     RAMBlock *block = pm->block;
 
-    if (pm->nr_no_huge) {
-        qemu_madvise(block->host, block->max_length, QEMU_MADV_HUGEPAGE);
-        bitmap_zero(pm->no_huge, DIV_ROUND_UP(block->max_length, CHUNK_SIZE));
-        pm->nr_no_huge = 0;
-    }
+    qemu_madvise(block->host, block->max_length,
+                 pm->huge ? QEMU_MADV_HUGEPAGE : QEMU_MADV_NOHUGEPAGE);
+    bitmap_zero(pm->exceptions, DIV_ROUND_UP(block->max_length, CHUNK_SIZE));
+    pm->nr_exceptions = 0;
 }
 
 /*
@@ -243,7 +263,7 @@ static void private_memory_allow_huge(PrivateMemory *pm)
 static int private_memory_discard(PrivateMemory *pm, uint64_t start,
                                   uint64_t end)
 {
-    if (pm->no_huge && !QEMU_IS_ALIGNED(start | end, CHUNK_SIZE)) {
+    if (!QEMU_IS_ALIGNED(start | end, CHUNK_SIZE)) {
         qemu_madvise(pm->block->host + start, end - start, MADV_COLD);
     }
     return ram_block_discard_range(pm->block, start, end - start);
@@ -545,6 +565,9 @@ int private_memory_convert_step(PrivateConversion *c)
     if (ret >= 0 || c->to_private) {
         private_memory_set_asked(pm, c->next, end, !c->to_private);
     }
+    if (ret >= 0 && !c->to_private) {
+        private_memory_allow_huge(pm, c->next);
+    }
     if (ret >= 0) {
         c->changed |= ret;
         c->next = end;
@@ -649,7 +672,10 @@ static int private_memory_touch_private(PrivateMemory *pm, uint64_t offset,
     }
     private_memory_set_asked(pm, offset, offset + size, false);
     if (changed) {
-        int err = private_memory_discard_private(pm, unwanted, unwanted_end);
+        int err;
+
+        private_memory_avoid_huge(pm, start, end);
+        err = private_memory_discard_private(pm, unwanted, unwanted_end);
 
         ret = ret ?: err;
     }
@@ -1060,15 +1086,12 @@ bool private_memory_create(MachineState *machine, Error **errp)
     }
 
     if (private_memory_by_address(machine)) {
-        /* Little is shared, and huge pages would give more than that. */
-        qemu_madvise(block->host, block->max_length, QEMU_MADV_NOHUGEPAGE);
         /* It would reach the shared half, where the guest does not read. */
         object_register_sugar_prop(TYPE_FW_CFG, "dma_enabled", "off", false);
         pm->asked = bitmap_new(block->max_length / qemu_real_host_page_size());
         pm->piece_size = machine->private_memory_piece_size ?: CHUNK_SIZE;
     } else {
         pm->piece_size = qemu_real_host_page_size();
-        pm->no_huge = bitmap_new(DIV_ROUND_UP(block->max_length, CHUNK_SIZE));
     }
 
     if (machine->private_memory_isolation) {
@@ -1079,6 +1102,10 @@ bool private_memory_create(MachineState *machine, Error **errp)
     pm->backend = MEMORY_BACKEND(object_ref(obj));
     pm->backend->guest_private_used = true;
     pm->block = block;
+    /* Where little is shared, huge pages would give more than that. */
+    pm->huge = !pm->asked;
+    pm->exceptions = bitmap_new(DIV_ROUND_UP(block->max_length, CHUNK_SIZE));
+    private_memory_advise_default(pm);
     block->private_memory = pm;
     pm->fd = fd;
     object_property_add_child(OBJECT(machine), "private-memory", pm_obj);
@@ -1115,7 +1142,7 @@ static void private_memory_finalize(Object *obj)
     qemu_mutex_destroy(&pm->lock);
     qemu_mutex_destroy(&pm->dma_lock);
     g_free(pm->asked);
-    g_free(pm->no_huge);
+    g_free(pm->exceptions);
     g_hash_table_destroy(pm->dma_devices);
     object_unref(OBJECT(pm->backend));
 }
@@ -1202,7 +1229,7 @@ static void private_memory_reset_hold(Object *obj, ResetType type)
         private_memory_set_asked(pm, 0, pm->block->max_length, false);
         ret = private_memory_to_shared(pm, 0, pm->block->max_length);
         if (ret >= 0) {
-            private_memory_allow_huge(pm);
+            private_memory_advise_default(pm);
         }
     }
     trace_private_memory_reset(ret);
