@@ -27,8 +27,12 @@ static const struct group *const groups[] = {
 	&write_group,
 	&descriptor_group,
 	&order_group,
+	&mapping_group,
 	&process_group,
+	&memory_group,
 	&kvm_group,
+	&freed_group,
+	&kernel_group,
 };
 
 enum verdict { CLOSED, OPEN, INCONCLUSIVE, NOT_HERE, OUT_OF_SCOPE, LEFT_OUT, NR_VERDICTS };

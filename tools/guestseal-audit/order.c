@@ -11,8 +11,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/sendfile.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -416,43 +414,40 @@ static enum outcome let_thread_go(struct target *target, const struct attack *at
 	return looked(target, "pread", (ssize_t)got, landing);
 }
 
-static void *send_all(void *data)
+static void *splice_page(void *data)
 {
 	struct target *target = data;
-	off_t offset = 0;
+	off_t offset = target->offset;
+	ssize_t got = splice(target->fd, &offset, pipes[1], NULL, PAGE, 0);
 
-	sendfile(pipes[1], target->fd, &offset, target->size);
-	shutdown(pipes[1], SHUT_WR);
-	return NULL;
+	return (void *)(got < 0 ? -errno : got);
 }
 
-/* One that waits for room in a socket */
-static enum outcome stop_sendfile(struct target *target, const struct attack *attack)
+/* One that waits for room in a pipe */
+static enum outcome stop_splice(struct target *target, const struct attack *attack)
 {
-	int unread = 0, size = PAGE;
+	static const char page[PAGE];
 
 	(void)attack;
-	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pipes) ||
-	    setsockopt(pipes[1], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)))
-		return broken(target, "socketpair");
-	if (pthread_create(&thread, NULL, send_all, target))
+	if (pipe(pipes) || fcntl(pipes[1], F_SETPIPE_SZ, PAGE) < 0 ||
+	    write(pipes[1], page, PAGE) != (ssize_t)PAGE)
+		return broken(target, "pipe");
+	if (pthread_create(&thread, NULL, splice_page, target))
 		return broken(target, "thread");
-	while (!ioctl(pipes[0], FIONREAD, &unread) && !unread)
-		usleep(1000);
-	usleep(10000);
-	return make_way(target);
+	usleep(50000);
+	return DONE;
 }
 
-static enum outcome drain_socket(struct target *target, const struct attack *attack)
+static enum outcome drain_pipe(struct target *target, const struct attack *attack)
 {
-	ssize_t got = 0, more;
+	char page[PAGE];
+	void *got;
 
-	(void)attack;
-	landing = mmap(NULL, target->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-		       0);
-	while ((more = read(pipes[0], landing + got, target->size - got)) > 0)
-		got += more;
-	return look(target, landing, got);
+	if (read(pipes[0], page, PAGE) != (ssize_t)PAGE)
+		return broken(target, "pipe");
+	pthread_join(thread, &got);
+	errno = -(long)got;
+	return (long)got < 0 ? refused(target, "splice") : read_pipe(target, attack);
 }
 
 /* --- another VM ------------------------------------------------------------------------------------ */
@@ -513,7 +508,7 @@ static const struct attack attacks[] = {
 	ORDER("loop", attach_loop, read_loop, "a loop device on the file"),
 	ORDER("queued read", queue_read, let_read_go, "a read that io_uring has in a queue"),
 	ORDER("read, half-way", stop_read, let_thread_go, "a read() that userfaultfd holds up at its first page"),
-	ORDER("sendfile, half-way", stop_sendfile, drain_socket, "a sendfile() that waits for room in a socket"),
+	ORDER("splice, half-way", stop_splice, drain_pipe, "a splice() that waits for room in a pipe"),
 	ORDER("another VM", map_to_vm, read_by_vm, "a mapping that is another VM's ordinary memory"),
 	ORDER("another VM, unmapped", unmap_from_vm, read_by_vm, "the same, and the mapping is removed"),
 };

@@ -22,7 +22,7 @@ static const char junk[64] = "This is not what the guest wrote.";
 
 static int open_of(pid_t pid, const char *name, int flags)
 {
-	char path[64];
+	char path[96];
 
 	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
 	return open(path, flags | O_CLOEXEC);

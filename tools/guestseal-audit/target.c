@@ -265,6 +265,7 @@ static void make_attempt(struct target *target, const struct attack *attack)
 
 	if (attack->prepare && attack->prepare(target, attack) != DONE)
 		return;
+	/* It may be already. */
 	if (target->sealed && fcntl(target->fd, F_ADD_SEALS, F_SEAL_GUEST)) {
 		ended(target, attack->prepare ? REFUSED : BROKEN, "it can't be sealed then: %s",
 		      strerror(errno));
