@@ -38,11 +38,11 @@
 enum outcome {
 	REFUSED, /* nothing */
 	LACKING, /* the host lacks what it takes */
-	BROKEN, /* it didn't come so far that it could succeed or fail */
-	DONE, /* it was let through; the guest sees to what effect */
+	BROKEN,	 /* it didn't come so far that it could succeed or fail */
+	DONE,	 /* it was let through; the guest sees to what effect */
 	CHANGED, /* the guest doesn't find what it had written */
-	SEEN, /* some of what the guest had written was seen */
-	TOLD, /* when the guest used its memory was seen */
+	SEEN,	 /* some of what the guest had written was seen */
+	TOLD,	 /* when the guest used its memory was seen */
 };
 
 struct result {
@@ -56,10 +56,10 @@ struct target {
 	bool sealed; /* private, or ordinary memory for the control */
 	int fd;
 	size_t size;
-	off_t offset; /* of a page with content */
-	pid_t pid; /* the VMM's */
+	off_t offset;  /* of a page with content */
+	pid_t pid;     /* the VMM's */
 	struct vm *vm; /* the VMM's, if that is who attacks */
-	int vmm; /* to talk to it, if it's another process */
+	int vmm;       /* to talk to it, if it's another process */
 	uint32_t seed; /* of the content, 0 if it isn't known */
 	/* What is kept from before it was sealed: */
 	int taken;
@@ -83,11 +83,11 @@ struct attack {
 };
 
 /* flags */
-#define BY_FD 1 /* takes a descriptor only and changes nothing: for any VM */
-#define AS_VMM 2 /* by the VMM itself */
-#define DISTURBS 4 /* changes settings of the host for a moment, or loads it */
+#define BY_FD 1	    /* takes a descriptor only and changes nothing: for any VM */
+#define AS_VMM 2    /* by the VMM itself */
+#define DISTURBS 4  /* changes settings of the host for a moment, or loads it */
 #define ANONYMOUS 8 /* ordinary memory is anonymous */
-#define HUGE 16 /* memory is a huge page, if the host has any */
+#define HUGE 16	    /* memory is a huge page, if the host has any */
 
 struct group {
 	const char *family; /* "memfd"; "vm" is for what a VMM does to its own VM */

@@ -112,8 +112,8 @@ static int passed(struct target *target)
 	header->cmsg_type = SCM_RIGHTS;
 	header->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(header), &target->fd, sizeof(int));
-	if (socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) ||
-	    sendmsg(sockets[0], &message, 0) != 1 || recvmsg(sockets[1], &message, 0) != 1)
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) || sendmsg(sockets[0], &message, 0) != 1 ||
+	    recvmsg(sockets[1], &message, 0) != 1)
 		return -1;
 	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
 	return fd;

@@ -60,8 +60,8 @@ enum outcome frames_find(struct target *target, struct frames *frames)
 
 	while ((got = read(kpageflags, flags, sizeof(flags))) > 0) {
 		for (size_t i = 0; i < got / sizeof(*flags); i++, pfn++) {
-			if ((flags[i] & (FLAG(SWAPBACKED) | FLAG(ANON) | FLAG(NOPAGE) | FLAG(BUDDY))) !=
-			    FLAG(SWAPBACKED))
+			if ((flags[i] & (FLAG(SWAPBACKED) | FLAG(ANON) | FLAG(NOPAGE) |
+					 FLAG(BUDDY))) != FLAG(SWAPBACKED))
 				continue;
 			at = place(parts, nr, pfn);
 			if (at < 0 || !has(target, frames->kcore, at) || frames->nr == MAX_FRAMES)

@@ -43,8 +43,8 @@ static enum outcome kexec(struct target *target, const struct attack *attack)
 	(void)attack;
 	if (syscall(SYS_kexec_file_load, -1, -1, 0L, NULL, 0UL) && errno == EBADF)
 		return ended(target, TOLD, "another kernel may be loaded");
-	return errno == ENOSYS ? ended(target, LACKING, "no kexec") :
-				 ended(target, LACKING, "no kexec: %s", strerror(errno));
+	return errno == ENOSYS ? ended(target, LACKING, "no kexec")
+			       : ended(target, LACKING, "no kexec: %s", strerror(errno));
 }
 
 static enum outcome module(struct target *target, const struct attack *attack)

@@ -36,9 +36,9 @@ static enum outcome steal(struct target *target)
 {
 	struct vm thief;
 
-	return bind_thief(target, &thief, 0) == DONE ?
-		       copied(target, &thief, MEMORY_GPA + target->offset) :
-		       target->result->outcome;
+	return bind_thief(target, &thief, 0) == DONE
+		       ? copied(target, &thief, MEMORY_GPA + target->offset)
+		       : target->result->outcome;
 }
 
 static bool remove_region(struct target *target)
@@ -57,9 +57,9 @@ static enum outcome other_type(struct target *target, const struct attack *attac
 	struct vm thief;
 
 	(void)attack;
-	return bind_thief(target, &thief, KVM_X86_SW_PROTECTED_VM) == DONE ?
-		       copied(target, &thief, MEMORY_GPA + target->offset) :
-		       target->result->outcome;
+	return bind_thief(target, &thief, KVM_X86_SW_PROTECTED_VM) == DONE
+		       ? copied(target, &thief, MEMORY_GPA + target->offset)
+		       : target->result->outcome;
 }
 
 static enum outcome without_memslot(struct target *target, const struct attack *attack)
@@ -173,8 +173,8 @@ static enum outcome encrypt(struct target *target, const struct attack *attack)
 /* A memslot without private half in its place: the guest finds what the VMM has put there. */
 static enum outcome replace(struct target *target, const struct attack *attack)
 {
-	char *memory = mmap(NULL, target->size, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *memory = mmap(NULL, target->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			    -1, 0);
 
 	(void)attack;
 	if (!remove_region(target) ||

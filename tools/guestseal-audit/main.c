@@ -23,16 +23,8 @@
 #include "audit.h"
 
 static const struct group *const groups[] = {
-	&read_group,
-	&write_group,
-	&descriptor_group,
-	&order_group,
-	&mapping_group,
-	&process_group,
-	&memory_group,
-	&kvm_group,
-	&freed_group,
-	&kernel_group,
+	&read_group,	&write_group,  &descriptor_group, &order_group, &mapping_group,
+	&process_group, &memory_group, &kvm_group,	  &freed_group, &kernel_group,
 };
 
 enum verdict { CLOSED, OPEN, INCONCLUSIVE, NOT_HERE, OUT_OF_SCOPE, LEFT_OUT, NR_VERDICTS };
@@ -194,9 +186,9 @@ static void make_on(const struct group *group, const struct attack *attack, int 
 
 	if (!(attack->flags & BY_FD)) {
 		print(group, attack, LEFT_OUT, "",
-		      attack->wants == CHANGED ?
-			      "it would change the guest" :
-			      "what the guest has there isn't known, or it would be disturbed");
+		      attack->wants == CHANGED
+			      ? "it would change the guest"
+			      : "what the guest has there isn't known, or it would be disturbed");
 		return;
 	}
 	control = attempt(attack, false);
@@ -273,8 +265,8 @@ static _Noreturn void usage(void)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "all", no_argument, NULL, 'a' },	{ "json", no_argument, NULL, 'j' },
-		{ "tap", no_argument, NULL, 't' },	{ "list", no_argument, NULL, 'l' },
+		{ "all", no_argument, NULL, 'a' },	 { "json", no_argument, NULL, 'j' },
+		{ "tap", no_argument, NULL, 't' },	 { "list", no_argument, NULL, 'l' },
 		{ "pid", required_argument, NULL, 'p' }, { 0 },
 	};
 	int option, fds[16], nr = 0;

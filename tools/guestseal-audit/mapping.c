@@ -37,8 +37,8 @@ static void *map_again(void *data)
 		pthread_barrier_wait(&barrier);
 		if (over)
 			return data;
-		race->window = mmap(NULL, race->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, race->fd,
-				    0);
+		race->window =
+			mmap(NULL, race->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, race->fd, 0);
 		pthread_barrier_wait(&barrier);
 	}
 }
@@ -80,10 +80,10 @@ static enum outcome map(struct target *target, const struct attack *attack)
 	(void)attack;
 	if (target->sealed)
 		return win_race(target);
-	target->window = mmap(NULL, target->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, target->fd,
-			      0);
-	return target->window == MAP_FAILED ? ended(target, BROKEN, "mmap: %s", strerror(errno)) :
-					      DONE;
+	target->window =
+		mmap(NULL, target->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, target->fd, 0);
+	return target->window == MAP_FAILED ? ended(target, BROKEN, "mmap: %s", strerror(errno))
+					    : DONE;
 }
 
 static enum outcome touch(struct target *target, const struct attack *attack)
@@ -263,8 +263,8 @@ static enum outcome move_pages_of(struct target *target, const struct attack *at
 	int node = 0, status;
 
 	if (syscall(SYS_move_pages, 0, 1UL, &page, &node, &status, 4 /* MPOL_MF_MOVE_ALL */) < 0)
-		return errno == ENOSYS ? ended(target, LACKING, "no move_pages()") :
-					 refused(target, "move_pages");
+		return errno == ENOSYS ? ended(target, LACKING, "no move_pages()")
+				       : refused(target, "move_pages");
 	return touch(target, attack);
 }
 
@@ -275,7 +275,7 @@ static enum outcome map_files(struct target *target, const struct attack *attack
 
 	(void)attack;
 	snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", (unsigned long)target->window,
-		 (unsigned long)target->window + target->size);
+		 (unsigned long)(target->window + target->size));
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return refused(target, "open");

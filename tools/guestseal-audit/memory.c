@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <linux/kvm.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,8 +30,8 @@
 
 static enum outcome did(struct target *target, const char *call, long result)
 {
-	return result < 0 ? refused(target, call) :
-			    ended(target, DONE, "%s: the guest's memory stays as it is", call);
+	return result < 0 ? refused(target, call)
+			  : ended(target, DONE, "%s: the guest's memory stays as it is", call);
 }
 
 /* --- at the VMM's memory --------------------------------------------------------------- */
@@ -137,8 +139,8 @@ static enum outcome move_pages_of(struct target *target, const struct attack *at
 {
 	void *page = MEMORY + target->offset;
 	int node = 0, status;
-	long result = syscall(SYS_move_pages, target->pid, 1UL, &page, &node, &status,
-			      MPOL_MF_MOVE_ALL);
+	long result =
+		syscall(SYS_move_pages, target->pid, 1UL, &page, &node, &status, MPOL_MF_MOVE_ALL);
 
 	(void)attack;
 	if (result < 0 && errno == ENOSYS)
@@ -263,7 +265,8 @@ static long number(const char *path)
  */
 static enum outcome guess(struct target *target, const struct attack *attack)
 {
-	uint32_t *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint32_t *page =
+		mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	uint32_t word = target->seed;
 	long before, after = 0;
 	char previous[16];
@@ -316,7 +319,8 @@ static enum outcome idle(struct target *target, const struct attack *attack)
 		used += !(bits >> (frames.pfn[i] % 64) & 1);
 	}
 	if (used && !target->sealed)
-		return ended(target, TOLD, "%zu of %zu pages were seen to be used", used, frames.nr);
+		return ended(target, TOLD, "%zu of %zu pages were seen to be used", used,
+			     frames.nr);
 	/* A page that can't be marked looks used, whatever the guest does. */
 	for (size_t i = 0, again = 0; used && i < frames.nr; i++) {
 		bits = 1ULL << (frames.pfn[i] % 64);
@@ -328,11 +332,13 @@ static enum outcome idle(struct target *target, const struct attack *attack)
 			used = 0;
 	}
 	if (used)
-		return ended(target, TOLD, "%zu of %zu pages were seen to be used", used, frames.nr);
+		return ended(target, TOLD, "%zu of %zu pages were seen to be used", used,
+			     frames.nr);
 	return ended(target, REFUSED, "none of %zu pages is seen to be used", frames.nr);
 }
 
-/* --- in the host as a whole -------------------------------------------------------------------- */
+/* --- in the host as a whole --------------------------------------------------------------------
+ */
 
 static enum outcome trigger(struct target *target, const char *path, const char *text)
 {
@@ -359,21 +365,30 @@ static enum outcome split(struct target *target, const struct attack *attack)
 	return trigger(target, "/sys/kernel/debug/split_huge_pages", "1");
 }
 
+static struct vm *poisoned;
+
+/* KVM tells of it again and again. */
+static void stop_vm(int signal)
+{
+	(void)signal;
+	poisoned->run->immediate_exit = 1;
+}
+
 /* A memory error of the hardware's at the VMM's memory; the page is lost for the host. */
 static enum outcome poison(struct target *target, const struct attack *attack)
 {
-	char byte;
+	struct sigaction action = { .sa_handler = stop_vm };
 
 	(void)attack;
-	/* There has to be one. */
-	*(volatile char *)MEMORY = 0x55;
+	poisoned = target->vm;
+	sigaction(SIGBUS, &action, NULL);
+	/* There has to be a page. */
+	*(volatile char *)MEMORY;
 	if (madvise(MEMORY, PAGE, MADV_HWPOISON)) {
 		if (errno == EINVAL)
 			return ended(target, LACKING, "no MADV_HWPOISON");
 		return refused(target, "MADV_HWPOISON");
 	}
-	/* From here on there's a handler for SIGBUS. */
-	peek(MEMORY, &byte, 1);
 	return did(target, "MADV_HWPOISON", 0);
 }
 
@@ -412,4 +427,5 @@ static const struct attack attacks[] = {
 };
 /* clang-format on */
 
-const struct group memory_group = GROUP("memfd", "memory", "by what moves and frees pages", attacks);
+const struct group memory_group =
+	GROUP("memfd", "memory", "by what moves and frees pages", attacks);

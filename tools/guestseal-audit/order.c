@@ -324,7 +324,8 @@ static enum outcome read_loop(struct target *target, const struct attack *attack
 	return outcome;
 }
 
-/* --- what is on its way ------------------------------------------------------------------------- */
+/* --- what is on its way -------------------------------------------------------------------------
+ */
 
 static char *landing; /* where a read is to go */
 
@@ -450,7 +451,8 @@ static enum outcome drain_pipe(struct target *target, const struct attack *attac
 	return (long)got < 0 ? refused(target, "splice") : read_pipe(target, attack);
 }
 
-/* --- another VM ------------------------------------------------------------------------------------ */
+/* --- another VM
+ * ------------------------------------------------------------------------------------ */
 
 static struct vm thief;
 

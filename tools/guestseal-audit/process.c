@@ -47,8 +47,9 @@ static enum outcome each_mapping(struct target *target,
 		outcome = scan(target, start, end);
 	}
 	fclose(maps);
-	return outcome == SEEN ? SEEN :
-				 ended(target, REFUSED, "nothing of the guest's in %lu bytes", bytes);
+	return outcome == SEEN
+		       ? SEEN
+		       : ended(target, REFUSED, "nothing of the guest's in %lu bytes", bytes);
 }
 
 static int memory;
@@ -184,7 +185,7 @@ static enum outcome write_map_files(struct target *target, const struct attack *
 
 	(void)attack;
 	snprintf(name, sizeof(name), "map_files/%lx-%lx", (unsigned long)MEMORY,
-		 (unsigned long)MEMORY + target->size);
+		 (unsigned long)(MEMORY + target->size));
 	fd = open_of(target->pid, name, O_RDWR);
 	if (fd < 0)
 		return refused(target, "/proc/PID/map_files");

@@ -287,8 +287,8 @@ static enum outcome by_aio(struct target *target, int fd)
 
 static enum outcome by_loop_device(struct target *target, int fd, bool direct)
 {
-	char path[32], *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
-				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char path[32], *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+				    -1, 0);
 	enum outcome outcome;
 	int loop;
 

@@ -151,9 +151,9 @@ enum outcome map_memory(struct target *target, int fd, int flags, char **memory)
 {
 	bool anonymous = target->sealed || (flags & ANONYMOUS);
 
-	*memory = mmap(*memory, target->size, PROT_READ | PROT_WRITE,
-		       anonymous ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, anonymous ? -1 : fd,
-		       0);
+	*memory =
+		mmap(*memory, target->size, PROT_READ | PROT_WRITE,
+		     anonymous ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, anonymous ? -1 : fd, 0);
 	if (*memory == MAP_FAILED)
 		return refused(target, "mmap");
 	return DONE;
@@ -251,9 +251,9 @@ static void make_attempt(struct target *target, const struct attack *attack)
 	size_t size = attack->flags & HUGE ? HUGE_SIZE : PAGES * PAGE;
 	enum outcome outcome;
 
-	target->fd = memfd_create("guest",
-				  MFD_CLOEXEC | MFD_ALLOW_SEALING |
-					  (attack->flags & HUGE && target->sealed ? MFD_HUGEPAGE : 0));
+	target->fd = memfd_create(
+		"guest", MFD_CLOEXEC | MFD_ALLOW_SEALING |
+				 (attack->flags & HUGE && target->sealed ? MFD_HUGEPAGE : 0));
 	if (target->fd < 0 || ftruncate(target->fd, size) ||
 	    getrandom(&target->seed, sizeof(target->seed), 0) != sizeof(target->seed)) {
 		ended(target, BROKEN, "no memfd: %s", strerror(errno));
@@ -275,8 +275,7 @@ static void make_attempt(struct target *target, const struct attack *attack)
 	if (!start_vmm(target, attack))
 		return;
 	outcome = attack->run(target, attack);
-	if (outcome <= DONE && outcome != LACKING && outcome != BROKEN &&
-	    !vmm_asks(target, 'i'))
+	if (outcome <= DONE && outcome != LACKING && outcome != BROKEN && !vmm_asks(target, 'i'))
 		ended(target, CHANGED, "the guest does not find what it had written");
 }
 
@@ -284,7 +283,8 @@ static void make_attempt(struct target *target, const struct attack *attack)
 static struct result separately(struct target *target, const struct attack *attack, bool own)
 {
 	struct result *result = mmap(NULL, sizeof(*result), PROT_READ | PROT_WRITE,
-				     MAP_SHARED | MAP_ANONYMOUS, -1, 0), copy;
+				     MAP_SHARED | MAP_ANONYMOUS, -1, 0),
+		      copy;
 	int status;
 	pid_t pid;
 

@@ -23,8 +23,8 @@ bool uring_init(struct uring *uring)
 	sq_size = params.sq_off.array + params.sq_entries * sizeof(unsigned int);
 	if (size < sq_size)
 		size = sq_size;
-	uring->ring = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, uring->fd,
-			   IORING_OFF_SQ_RING);
+	uring->ring =
+		mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, uring->fd, IORING_OFF_SQ_RING);
 	uring->sqes = mmap(NULL, params.sq_entries * sizeof(*uring->sqes), PROT_READ | PROT_WRITE,
 			   MAP_SHARED, uring->fd, IORING_OFF_SQES);
 	if (uring->ring == MAP_FAILED || uring->sqes == MAP_FAILED)

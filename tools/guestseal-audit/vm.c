@@ -41,6 +41,11 @@ asm(".pushsection .rodata\n"
     ".code64\n"
     ".popsection\n");
 
+static size_t offset_of(const char *code)
+{
+	return (uintptr_t)code - (uintptr_t)guest_code;
+}
+
 bool vm_set_region(struct vm *vm, int slot, unsigned int flags, unsigned long gpa, char *memory,
 		   size_t size, int private_fd)
 {
@@ -91,11 +96,11 @@ bool vm_create(struct vm *vm, unsigned int type)
 	vm->fd = ioctl(vm->kvm, KVM_CREATE_VM, (unsigned long)type);
 	if (vm->fd < 0)
 		return false;
-	vm->desk = mmap(NULL, DESK_PAGES * PAGE, PROT_READ | PROT_WRITE,
-			MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	vm->desk = mmap(NULL, DESK_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+			-1, 0);
 	if (vm->desk == MAP_FAILED)
 		return false;
-	memcpy(vm->desk, guest_code, guest_code_end - guest_code);
+	memcpy(vm->desk, guest_code, offset_of(guest_code_end));
 	if (!vm_set_region(vm, 0, 0, 0, vm->desk, DESK_PAGES * PAGE, -1))
 		return false;
 	vm->vcpu = ioctl(vm->fd, KVM_CREATE_VCPU, 0UL);
@@ -118,12 +123,12 @@ void vm_destroy(struct vm *vm)
 /* Has the guest done as it was told? */
 static bool call(struct vm *vm, const char *code, struct kvm_regs *regs)
 {
-	regs->rip = code - guest_code;
+	regs->rip = offset_of(code);
 	regs->rflags = 2;
 	if (ioctl(vm->vcpu, KVM_SET_REGS, regs))
 		return false;
 	while (ioctl(vm->vcpu, KVM_RUN, 0))
-		if (errno != EINTR)
+		if (errno != EINTR || vm->run->immediate_exit)
 			return false;
 	return vm->run->exit_reason == KVM_EXIT_HLT && !ioctl(vm->vcpu, KVM_GET_REGS, regs);
 }

@@ -85,8 +85,8 @@ static enum outcome by_pipe(struct target *target, int fd, bool move)
 
 	if (pipe(pipes))
 		return ended(target, BROKEN, "pipe: %s", strerror(errno));
-	if (move ? vmsplice(pipes[1], &iov, 1, SPLICE_F_GIFT) != PAGE :
-		   write(pipes[1], junk, PAGE) != PAGE)
+	if (move ? vmsplice(pipes[1], &iov, 1, SPLICE_F_GIFT) != PAGE
+		 : write(pipes[1], junk, PAGE) != PAGE)
 		return ended(target, BROKEN, "pipe: %s", strerror(errno));
 	return wrote(target, "splice",
 		     splice(pipes[0], NULL, fd, &offset, PAGE, move ? SPLICE_F_MOVE : 0));
@@ -231,8 +231,7 @@ static enum outcome by_growing_again(struct target *target, int fd)
 {
 	if (ftruncate(fd, target->size + PAGE))
 		return refused(target, "ftruncate");
-	return wrote(target, "ftruncate",
-		     ftruncate(fd, 0) || ftruncate(fd, target->size) ? -1 : 0);
+	return wrote(target, "ftruncate", ftruncate(fd, 0) || ftruncate(fd, target->size) ? -1 : 0);
 }
 
 static enum outcome by_open(struct target *target, int fd)
@@ -252,8 +251,8 @@ static enum outcome by_replacing(struct target *target, int fd)
 	return wrote(target, "pwrite", pwrite(fd, junk, PAGE, target->offset));
 }
 
-#define FREEING                                                               \
-	"whoever has the file may free the guest's pages; only protected VMs" \
+#define FREEING                                                                                    \
+	"whoever has the file may free the guest's pages; only protected VMs"                      \
 	" have a say in that"
 
 /* clang-format off */
