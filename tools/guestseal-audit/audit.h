@@ -88,6 +88,7 @@ struct attack {
 #define DISTURBS 4  /* changes settings of the host for a moment, or loads it */
 #define ANONYMOUS 8 /* ordinary memory is anonymous */
 #define HUGE 16	    /* memory is a huge page, if the host has any */
+#define GIVES_UP 32 /* the guest's memory on its way, so it is changed in any case */
 
 struct group {
 	const char *family; /* "memfd"; "vm" is for what a VMM does to its own VM */
@@ -102,7 +103,7 @@ struct group {
 /* clang-format on */
 
 extern const struct group descriptor_group, read_group, write_group, order_group, mapping_group,
-	process_group, memory_group, kvm_group, freed_group, kernel_group;
+	process_group, memory_group, kvm_group, device_group, freed_group, kernel_group;
 
 /* target.c */
 struct result attempt(const struct attack *attack, bool sealed);
@@ -156,7 +157,7 @@ int uring_wait(struct uring *uring, unsigned long data);
 long uring_do(struct uring *uring, int op, int fd, void *buffer, size_t size, off_t offset,
 	      unsigned int flags);
 
-/* device.c */
+/* loop.c */
 int loop_attach(int fd, bool direct, char path[32]);
 void loop_detach(const char *path);
 

@@ -177,6 +177,7 @@ static enum outcome in_child(struct target *target, char **arguments)
 	pid = fork();
 	if (!pid) {
 		dup2(pipes[1], STDOUT_FILENO);
+		dup2(open("/dev/null", O_WRONLY), STDERR_FILENO);
 		if (arguments) {
 			fcntl(target->fd, F_SETFD, 0);
 			execv(arguments[0], arguments);

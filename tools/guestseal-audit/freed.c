@@ -93,7 +93,7 @@ static enum outcome again(struct target *target, const struct attack *attack)
 }
 
 /* clang-format off */
-#define FREED(n, r, w, f) { .name = n, .what = w, .run = r, .wants = SEEN, .flags = f }
+#define FREED(n, r, w, f) { .name = n, .what = w, .run = r, .wants = SEEN, .flags = GIVES_UP | (f) }
 
 static const struct attack attacks[] = {
 	FREED("punch", punch, "pages freed by a hole", 0),

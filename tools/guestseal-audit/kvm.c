@@ -214,15 +214,16 @@ static enum outcome dirty_log(struct target *target, const struct attack *attack
 
 /* clang-format off */
 #define OTHER(n, r, w) { .name = n, .what = w, .run = r, .wants = SEEN }
+#define GIVEN_UP(n, r, w) { .name = n, .what = w, .run = r, .wants = SEEN, .flags = AS_VMM | GIVES_UP }
 #define OWN(n, r, k, w) { .name = n, .what = w, .run = r, .wants = k, .flags = AS_VMM }
 
 static const struct attack attacks[] = {
 	OTHER("second VM", second_vm, "another VM with the same file, and its vCPU reads"),
 	OTHER("second VM, other type", other_type, "the same with a VM of type KVM_X86_SW_PROTECTED_VM"),
 	OTHER("no owner", without_owner, "another VM, once the first one's VMM was killed"),
-	OWN("no memslot", without_memslot, SEEN, "another VM, once the first one has no memslot of the file"),
-	OWN("former owner", former_owner, SEEN, "the first VM, once the file is another one's"),
-	OWN("read-only descriptor", read_only, SEEN, "a read-only memslot, by a descriptor for reading"),
+	GIVEN_UP("no memslot", without_memslot, "another VM, once the first one has no memslot of the file"),
+	GIVEN_UP("former owner", former_owner, "the first VM, once the file is another one's"),
+	GIVEN_UP("read-only descriptor", read_only, "a read-only memslot, by a descriptor for reading"),
 	OWN("alias", alias, SEEN, "the same pages at another address in the guest"),
 	OWN("old ioctl", old_ioctl, SEEN, "the flag for private memory, by the ioctl that doesn't know it"),
 	{ .name = "memory attributes", .what = "private pages declared to be shared, by KVM's own record of that",

@@ -23,8 +23,9 @@
 #include "audit.h"
 
 static const struct group *const groups[] = {
-	&read_group,	&write_group,  &descriptor_group, &order_group, &mapping_group,
-	&process_group, &memory_group, &kvm_group,	  &freed_group, &kernel_group,
+	&read_group,	&write_group,	&descriptor_group, &order_group,
+	&mapping_group, &process_group, &memory_group,	   &kvm_group,
+	&device_group,	&freed_group,	&kernel_group,
 };
 
 enum verdict { CLOSED, OPEN, INCONCLUSIVE, NOT_HERE, OUT_OF_SCOPE, LEFT_OUT, NR_VERDICTS };

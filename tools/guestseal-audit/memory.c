@@ -26,7 +26,7 @@
 #endif
 #define MPOL_PREFERRED 1
 #define MPOL_MF_MOVE_ALL 4
-#define SWAP_SIZE (32UL << 20)
+#define SWAP_SIZE (16UL << 20)
 
 static enum outcome did(struct target *target, const char *call, long result)
 {
@@ -45,9 +45,6 @@ static enum outcome drop(struct target *target, const struct attack *attack)
 static enum outcome remove_pages(struct target *target, const struct attack *attack)
 {
 	(void)attack;
-	/* Anonymous memory has nothing to be removed from. */
-	if (target->sealed)
-		return did(target, "MADV_DONTNEED", madvise(MEMORY, target->size, MADV_DONTNEED));
 	return did(target, "MADV_REMOVE", madvise(MEMORY, target->size, MADV_REMOVE));
 }
 
@@ -102,7 +99,7 @@ static enum outcome fill_missing(struct target *target, const struct attack *att
 	(void)attack;
 	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
 		return ended(target, LACKING, "no userfaultfd: %s", strerror(errno));
-	if (madvise(MEMORY + target->offset, PAGE, target->sealed ? MADV_DONTNEED : MADV_REMOVE))
+	if (madvise(MEMORY + target->offset, PAGE, MADV_REMOVE))
 		return refused(target, "madvise");
 	if (ioctl(fd, UFFDIO_REGISTER, &range))
 		return refused(target, "UFFDIO_REGISTER");
@@ -112,6 +109,9 @@ static enum outcome fill_missing(struct target *target, const struct attack *att
 static enum outcome collapse(struct target *target, const struct attack *attack)
 {
 	(void)attack;
+	/* There have to be pages. */
+	for (size_t at = 0; at < target->size; at += PAGE)
+		*(volatile char *)(MEMORY + at);
 	if (madvise(MEMORY, target->size, MADV_COLLAPSE) && errno == EINVAL)
 		return ended(target, LACKING, "no transparent huge pages, or not for shmem");
 	return did(target, "MADV_COLLAPSE", madvise(MEMORY, target->size, MADV_COLLAPSE));
@@ -213,8 +213,10 @@ static enum outcome page_out(struct target *target, const struct attack *attack)
 	int pidfd = syscall(SYS_pidfd_open, target->pid, 0), tries;
 
 	(void)attack;
+	/* Each CPU has pages that aren't on a list yet, but after this. */
+	write_file("/proc/sys/vm/compact_memory", "1");
 	/* What was just used may be spared once. */
-	for (tries = 0; tries < 3; tries++)
+	for (tries = 0; tries < 10; tries++)
 		syscall(SYS_process_madvise, pidfd, &range, 1UL, MADV_PAGEOUT, 0U);
 	sync();
 	return read_swap(target);
@@ -234,12 +236,17 @@ static enum outcome join_cgroup(struct target *target, const struct attack *atta
 
 static enum outcome reclaim(struct target *target, const struct attack *attack)
 {
+	char vmm[16];
 	int tries;
 
 	(void)attack;
+	write_file("/proc/sys/vm/compact_memory", "1");
 	for (tries = 0; tries < 10; tries++)
 		write_file(CGROUP "/memory.reclaim", "64M");
+	snprintf(vmm, sizeof(vmm), "%d", target->pid);
+	write_file(CGROUPS "/cgroup.procs", vmm);
 	write_file(CGROUPS "/cgroup.procs", "0");
+	rmdir(CGROUP);
 	sync();
 	return read_swap(target);
 }
@@ -294,47 +301,40 @@ static enum outcome guess(struct target *target, const struct attack *attack)
 	return ended(target, REFUSED, "no page is merged with a guess of its content");
 }
 
+/* How many of the guest's pages are idle? Marks them so, if asked to. */
+static size_t count_idle(int bitmap, const struct frames *frames, bool mark)
+{
+	size_t idle = 0;
+
+	for (size_t i = 0; i < frames->nr; i++) {
+		off_t at = frames->pfn[i] / 64 * 8;
+		uint64_t bit = 1ULL << (frames->pfn[i] % 64), bits = bit;
+
+		if (mark && pwrite(bitmap, &bits, 8, at) != 8)
+			return 0;
+		idle += pread(bitmap, &bits, 8, at) == 8 && bits & bit;
+	}
+	return idle;
+}
+
 /* Idle page tracking tells which pages are used. */
 static enum outcome idle(struct target *target, const struct attack *attack)
 {
 	int bitmap = open("/sys/kernel/mm/page_idle/bitmap", O_RDWR | O_CLOEXEC);
 	static struct frames frames;
-	uint64_t bits;
-	size_t used = 0;
+	size_t before, used;
 
 	(void)attack;
 	if (bitmap < 0)
 		return ended(target, LACKING, "no page_idle: %s", strerror(errno));
 	if (frames_find(target, &frames) != DONE)
 		return target->result->outcome;
-	for (size_t i = 0; i < frames.nr; i++) {
-		bits = 1ULL << (frames.pfn[i] % 64);
-		if (pwrite(bitmap, &bits, 8, frames.pfn[i] / 64 * 8) != 8)
-			return refused(target, "page_idle");
-	}
+	before = count_idle(bitmap, &frames, true);
 	vmm_asks(target, 'i');
-	for (size_t i = 0; i < frames.nr; i++) {
-		if (pread(bitmap, &bits, 8, frames.pfn[i] / 64 * 8) != 8)
-			return refused(target, "page_idle");
-		used += !(bits >> (frames.pfn[i] % 64) & 1);
-	}
-	if (used && !target->sealed)
-		return ended(target, TOLD, "%zu of %zu pages were seen to be used", used,
-			     frames.nr);
-	/* A page that can't be marked looks used, whatever the guest does. */
-	for (size_t i = 0, again = 0; used && i < frames.nr; i++) {
-		bits = 1ULL << (frames.pfn[i] % 64);
-		if (pwrite(bitmap, &bits, 8, frames.pfn[i] / 64 * 8) != 8 ||
-		    pread(bitmap, &bits, 8, frames.pfn[i] / 64 * 8) != 8)
-			return refused(target, "page_idle");
-		again += !(bits >> (frames.pfn[i] % 64) & 1);
-		if (i == frames.nr - 1 && again >= used)
-			used = 0;
-	}
+	used = before - count_idle(bitmap, &frames, false);
 	if (used)
-		return ended(target, TOLD, "%zu of %zu pages were seen to be used", used,
-			     frames.nr);
-	return ended(target, REFUSED, "none of %zu pages is seen to be used", frames.nr);
+		return ended(target, TOLD, "%zu of %zu pages were seen to be used", used, before);
+	return ended(target, REFUSED, "none of %zu pages is seen to be used", before);
 }
 
 /* --- in the host as a whole --------------------------------------------------------------------

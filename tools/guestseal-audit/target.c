@@ -149,11 +149,14 @@ bool write_file(const char *path, const char *text)
  */
 enum outcome map_memory(struct target *target, int fd, int flags, char **memory)
 {
-	bool anonymous = target->sealed || (flags & ANONYMOUS);
+	int kind = MAP_SHARED;
 
-	*memory =
-		mmap(*memory, target->size, PROT_READ | PROT_WRITE,
-		     anonymous ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, anonymous ? -1 : fd, 0);
+	if (flags & ANONYMOUS)
+		kind = MAP_PRIVATE | MAP_ANONYMOUS;
+	else if (target->sealed)
+		kind = MAP_SHARED | MAP_ANONYMOUS;
+	*memory = mmap(*memory, target->size, PROT_READ | PROT_WRITE, kind,
+		       kind & MAP_ANONYMOUS ? -1 : fd, 0);
 	if (*memory == MAP_FAILED)
 		return refused(target, "mmap");
 	return DONE;
@@ -275,7 +278,8 @@ static void make_attempt(struct target *target, const struct attack *attack)
 	if (!start_vmm(target, attack))
 		return;
 	outcome = attack->run(target, attack);
-	if (outcome <= DONE && outcome != LACKING && outcome != BROKEN && !vmm_asks(target, 'i'))
+	if ((outcome == REFUSED || outcome == DONE) && !(attack->flags & GIVES_UP) &&
+	    !vmm_asks(target, 'i'))
 		ended(target, CHANGED, "the guest does not find what it had written");
 }
 

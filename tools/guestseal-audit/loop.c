@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Loop devices; and devices that do DMA: what vhost makes of private memory. */
+/* Loop devices. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/loop.h>
