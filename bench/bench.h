@@ -25,6 +25,20 @@
 /* Samples of which one figure is made. */
 #define REPEATS 5
 
+/* As many, or what the environment says: fewer are for a quick look. */
+static inline int repeats(void)
+{
+	const char *value = getenv("REPEATS");
+
+	return value && *value ? atoi(value) : REPEATS;
+}
+
+/* One sample more to warm up, if there are several: its number is negative. */
+static inline int first_round(void)
+{
+	return repeats() > 1 ? -1 : 0;
+}
+
 static inline int check(int ret, const char *what)
 {
 	if (ret < 0)

@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include <asm/kvm_para.h>
+#include <errno.h>
+#include <linux/kvm_para.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "vm.h"
+
+/* The guest's ordinary memory */
+#define LOW_SIZE (4UL << 20)
+#define PML4 0x1000UL
+#define PDPT 0x2000UL
+#define PD 0x3000UL
+#define PT 0x200000UL
+
+#define PRESENT_WRITABLE 3UL
+#define LARGE_PAGE (1UL << 7)
+
+const char *const kind_names[NR_KINDS] = {
+	[ANONYMOUS] = "anonymous",
+	[ANONYMOUS_HUGE] = "anonymous, huge pages",
+	[GUESTSEAL] = "guestseal",
+	[GUESTSEAL_HUGE] = "guestseal, huge pages",
+	[GUEST_MEMFD] = "guest_memfd",
+	[BARE] = "bare memfd",
+	[BARE_HUGE] = "bare memfd, huge pages",
+};
+
+/*
+ * RSI: address, RDX: stride, R8: count, RDI: pages in a stride, R9: SHARED_BIT.
+ * vmmcall is AMD's; on Intel KVM puts vmcall in its place.
+ */
+asm(".pushsection .rodata\n"
+    "code_begin:\n"
+    "code_write: movb $1, (%rsi)\n"
+    "	add %rdx, %rsi\n"
+    "	dec %r8\n"
+    "	jnz code_write\n"
+    "	jmp done\n"
+    "code_read: movb (%rsi), %al\n"
+    "	add %rdx, %rsi\n"
+    "	dec %r8\n"
+    "	jnz code_read\n"
+    "	jmp done\n"
+    "code_explicit: mov %rdx, %r10\n"
+    "1:	mov $12, %eax\n"
+    "	mov %rsi, %rbx\n"
+    "	mov %rdi, %rcx\n"
+    "	mov $0x10, %edx\n"
+    "	vmmcall\n"
+    "	movb $1, (%rsi)\n"
+    "	mov $12, %eax\n"
+    "	xor %edx, %edx\n"
+    "	vmmcall\n"
+    "	movb $1, (%rsi)\n"
+    "	add %r10, %rsi\n"
+    "	dec %r8\n"
+    "	jnz 1b\n"
+    "	jmp done\n"
+    "code_implicit: movb $1, (%rsi)\n"
+    "	movb $1, (%rsi, %r9)\n"
+    "	add %rdx, %rsi\n"
+    "	dec %r8\n"
+    "	jnz code_implicit\n"
+    "done: out %al, $0x10\n"
+    "code_end:\n"
+    ".popsection\n");
+extern const char code_begin[], code_write[], code_read[], code_explicit[], code_implicit[],
+	code_end[];
+
+static const char *const codes[] = {
+	[GUEST_WRITE] = code_write,
+	[GUEST_READ] = code_read,
+	[GUEST_EXPLICIT] = code_explicit,
+	[GUEST_IMPLICIT] = code_implicit,
+};
+
+static int kvm(void)
+{
+	static int fd = -1;
+
+	if (fd < 0)
+		fd = check(open("/dev/kvm", O_RDWR | O_CLOEXEC), "/dev/kvm");
+	return fd;
+}
+
+static void enable(struct vm *vm, unsigned int cap, unsigned long argument)
+{
+	struct kvm_enable_cap enable = { .cap = cap, .args = { argument } };
+
+	check(ioctl(vm->fd, KVM_ENABLE_CAP, &enable), "KVM_ENABLE_CAP");
+}
+
+/* Anonymous, of huge pages or of none. */
+static char *map(size_t size, int huge)
+{
+	char *address = mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	size_t gap = -(uintptr_t)address % HUGE_PAGE;
+
+	if (address == MAP_FAILED)
+		err(1, "mmap");
+	if (gap)
+		munmap(address, gap);
+	munmap(address + gap + size, HUGE_PAGE - gap);
+	address += gap;
+	check(madvise(address, size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE), "madvise");
+	return address;
+}
+
+static int is_huge(const struct vm *vm)
+{
+	return vm->kind == ANONYMOUS_HUGE || vm->kind == GUESTSEAL_HUGE || vm->kind == BARE_HUGE;
+}
+
+static void create_memfd_of(struct vm *vm)
+{
+	struct kvm_create_guest_memfd guest_memfd = { .size = vm->size };
+	unsigned int flags = is_huge(vm) ? MFD_HUGEPAGE : 0;
+
+	switch (vm->kind) {
+	case GUESTSEAL:
+	case GUESTSEAL_HUGE:
+		vm->memfd = create_sealed_memfd("guest", flags, vm->size);
+		break;
+	case GUEST_MEMFD:
+		vm->memfd = check(ioctl(vm->fd, KVM_CREATE_GUEST_MEMFD, &guest_memfd),
+				  "KVM_CREATE_GUEST_MEMFD");
+		break;
+	case BARE:
+	case BARE_HUGE:
+		vm->memfd = create_memfd("bare", flags, vm->size);
+		break;
+	default:
+		vm->memfd = -1;
+	}
+}
+
+static void set_slot(struct vm *vm, unsigned int slot, size_t gpa, char *shared, size_t size,
+		     int memfd, size_t offset)
+{
+	struct kvm_userspace_memory_region2 region = {
+		.slot = slot,
+		.flags = memfd >= 0 ? KVM_MEM_GUEST_MEMFD : 0,
+		.guest_phys_addr = gpa,
+		.memory_size = size,
+		.userspace_addr = (unsigned long)shared,
+		.guest_memfd = memfd,
+		.guest_memfd_offset = offset,
+	};
+
+	check(ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION2, &region), "memslot");
+}
+
+static void set_low(struct vm *vm)
+{
+	unsigned long *pml4, *pdpt;
+	size_t i;
+
+	vm->low = map(LOW_SIZE, 0);
+	memcpy(vm->low, code_begin, (uintptr_t)code_end - (uintptr_t)code_begin);
+	pml4 = (unsigned long *)(vm->low + PML4);
+	pdpt = (unsigned long *)(vm->low + PDPT);
+	pml4[0] = PDPT | PRESENT_WRITABLE;
+	for (i = 0; i < 512; i++)
+		pdpt[i] = i << 30 | LARGE_PAGE | PRESENT_WRITABLE;
+	set_slot(vm, 0, 0, vm->low, LOW_SIZE, -1, 0);
+}
+
+void vm_use_small_pages(struct vm *vm)
+{
+	unsigned long *pdpt = (unsigned long *)(vm->low + PDPT);
+	unsigned long *pd = (unsigned long *)(vm->low + PD);
+	unsigned long *pt = (unsigned long *)(vm->low + PT);
+	size_t i;
+
+	for (i = 0; i < 512 * 512; i++)
+		pt[i] = (MEMORY_GPA + i * PAGE) | PRESENT_WRITABLE;
+	for (i = 0; i < 512; i++)
+		pd[i] = (PT + i * PAGE) | PRESENT_WRITABLE;
+	pdpt[MEMORY_GPA / GIGABYTE] = PD | PRESENT_WRITABLE;
+}
+
+static void set_cpuid(struct vm *vm, struct vcpu *vcpu)
+{
+	struct {
+		struct kvm_cpuid2 header;
+		struct kvm_cpuid_entry2 entries[100];
+	} cpuid = { .header.nent = 100 };
+	unsigned int i;
+
+	check(ioctl(kvm(), KVM_GET_SUPPORTED_CPUID, &cpuid), "KVM_GET_SUPPORTED_CPUID");
+	/* There is no nesting with a shared bit. */
+	for (i = 0; vm->shared_bit && i < cpuid.header.nent; i++) {
+		if (cpuid.entries[i].function == 0x80000001)
+			cpuid.entries[i].ecx &= ~(1U << 2); /* SVM */
+		if (cpuid.entries[i].function == 1)
+			cpuid.entries[i].ecx &= ~(1U << 5); /* VMX */
+	}
+	check(ioctl(vcpu->fd, KVM_SET_CPUID2, &cpuid), "KVM_SET_CPUID2");
+}
+
+static void create_vcpu(struct vm *vm, unsigned int id)
+{
+	struct vcpu *vcpu = &vm->vcpus[id];
+	struct kvm_segment code = {
+		.limit = -1U, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1
+	};
+	struct kvm_segment data = {
+		.limit = -1U, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1
+	};
+	int run_size = check(ioctl(kvm(), KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE");
+	struct kvm_sregs sregs;
+
+	vcpu->exits = 0;
+	vcpu->fd = check(ioctl(vm->fd, KVM_CREATE_VCPU, id), "KVM_CREATE_VCPU");
+	vcpu->run = mmap(NULL, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+	if (vcpu->run == MAP_FAILED)
+		err(1, "mmap of a vCPU");
+
+	set_cpuid(vm, vcpu);
+	check(ioctl(vcpu->fd, KVM_GET_SREGS, &sregs), "KVM_GET_SREGS");
+	sregs.cs = code;
+	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
+	sregs.cr3 = PML4;
+	sregs.cr4 = 1 << 5;	       /* PAE */
+	sregs.efer = 1 << 8 | 1 << 10; /* LME, LMA */
+	sregs.cr0 = 1U << 31 | 1;      /* PG, PE */
+	check(ioctl(vcpu->fd, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
+}
+
+void vm_create(struct vm *vm)
+{
+	int protected = vm->kind == GUEST_MEMFD;
+	size_t offset;
+	unsigned int i;
+
+	vm->fd = -1;
+	vm->low = vm->shared = NULL;
+	if (vm->kind == BARE || vm->kind == BARE_HUGE) {
+		create_memfd_of(vm);
+		return;
+	}
+
+	vm->fd = check(ioctl(kvm(), KVM_CREATE_VM,
+			     protected ? KVM_X86_SW_PROTECTED_VM : KVM_X86_DEFAULT_VM),
+		       "KVM_CREATE_VM");
+	create_memfd_of(vm);
+	if (vm->nr_vcpus) {
+		enable(vm, KVM_CAP_EXIT_HYPERCALL, 1 << KVM_HC_MAP_GPA_RANGE);
+		if (vm->shared_bit)
+			enable(vm, KVM_CAP_X86_SHARED_GPA_BIT, __builtin_ctzl(SHARED_BIT));
+		set_low(vm);
+	}
+
+	vm->shared = map(vm->size, is_huge(vm));
+	if (!vm->slot_size)
+		vm->slot_size = vm->size;
+	for (offset = 0; offset < vm->size; offset += vm->slot_size)
+		set_slot(vm, 1 + offset / vm->slot_size, MEMORY_GPA + offset, vm->shared + offset,
+			 vm->slot_size, vm->memfd, offset);
+	for (i = 0; i < vm->nr_vcpus; i++)
+		create_vcpu(vm, i);
+}
+
+void vm_destroy(struct vm *vm)
+{
+	unsigned int i;
+
+	for (i = 0; i < vm->nr_vcpus; i++) {
+		munmap(vm->vcpus[i].run, ioctl(kvm(), KVM_GET_VCPU_MMAP_SIZE, 0));
+		close(vm->vcpus[i].fd);
+	}
+	if (vm->fd >= 0)
+		close(vm->fd);
+	if (vm->memfd >= 0)
+		close(vm->memfd);
+	if (vm->shared)
+		munmap(vm->shared, vm->size);
+	if (vm->low)
+		munmap(vm->low, LOW_SIZE);
+	/* Have what is left of it freed by now. */
+	usleep(100000);
+}
+
+void vm_set_attributes(struct vm *vm, size_t offset, size_t size, int private)
+{
+	struct kvm_memory_attributes attributes = {
+		.address = MEMORY_GPA + offset,
+		.size = size,
+		.attributes = private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
+	};
+
+	check(ioctl(vm->fd, KVM_SET_MEMORY_ATTRIBUTES, &attributes), "KVM_SET_MEMORY_ATTRIBUTES");
+}
+
+void vm_convert(struct vm *vm, size_t offset, size_t size, int private)
+{
+	int mode = FALLOC_FL_KEEP_SIZE | (private ? 0 : FALLOC_FL_PUNCH_HOLE);
+
+	if (vm->kind == GUEST_MEMFD)
+		vm_set_attributes(vm, offset, size, private);
+	check(fallocate(vm->memfd, mode, offset, size), "fallocate");
+}
+
+/* What a VMM does. */
+static void convert_for(struct vm *vm, struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	size_t offset, size;
+	int private;
+
+	vcpu->exits++;
+	if (run->exit_reason == KVM_EXIT_HYPERCALL) {
+		offset = run->hypercall.args[0] - MEMORY_GPA;
+		size = run->hypercall.args[1] * PAGE;
+		private = !!(run->hypercall.args[2] & KVM_MAP_GPA_RANGE_ENCRYPTED);
+		run->hypercall.ret = 0;
+	} else {
+		private = !!(run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_PRIVATE);
+		size = vm->piece ? vm->piece : PAGE;
+		offset = (run->memory_fault.gpa - MEMORY_GPA) & -size;
+	}
+	vm_convert(vm, offset, size, private);
+}
+
+void vcpu_run(struct vm *vm, unsigned int id, enum guest_code code, size_t offset, size_t stride,
+	      size_t count)
+{
+	struct vcpu *vcpu = &vm->vcpus[id];
+	struct kvm_regs regs = {
+		.rip = (uintptr_t)codes[code] - (uintptr_t)code_begin,
+		.rsi = MEMORY_GPA + offset,
+		.rdx = stride,
+		.rdi = stride / PAGE,
+		.r8 = count,
+		.r9 = SHARED_BIT,
+		.rflags = 2,
+	};
+
+	check(ioctl(vcpu->fd, KVM_SET_REGS, &regs), "KVM_SET_REGS");
+	for (;;) {
+		int ret = ioctl(vcpu->fd, KVM_RUN, 0);
+
+		if (!ret && vcpu->run->exit_reason == KVM_EXIT_IO)
+			return;
+		if ((ret && errno == EFAULT && vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT) ||
+		    (!ret && vcpu->run->exit_reason == KVM_EXIT_HYPERCALL))
+			convert_for(vm, vcpu);
+		else if (!ret || errno != EINTR)
+			err(1, "KVM_RUN of %s: %d, exit reason %u", kind_names[vm->kind], ret,
+			    vcpu->run->exit_reason);
+	}
+}
+
+long vcpu_stat(const struct vm *vm, unsigned int id, const char *name)
+{
+	int fd = check(ioctl(vm->vcpus[id].fd, KVM_GET_STATS_FD, 0), "KVM_GET_STATS_FD");
+	struct kvm_stats_header header;
+	struct kvm_stats_desc *desc;
+	uint64_t value;
+	unsigned int i;
+
+	check(pread(fd, &header, sizeof(header), 0), "statistics");
+	desc = malloc(sizeof(*desc) + header.name_size);
+	for (i = 0; i < header.num_desc; i++) {
+		check(pread(fd, desc, sizeof(*desc) + header.name_size,
+			    header.desc_offset + i * (sizeof(*desc) + header.name_size)),
+		      "statistics");
+		if (!strcmp(desc->name, name)) {
+			check(pread(fd, &value, sizeof(value), header.data_offset + desc->offset),
+			      "statistics");
+			free(desc);
+			close(fd);
+			return value;
+		}
+	}
+	errx(1, "no statistics of %s", name);
+}
