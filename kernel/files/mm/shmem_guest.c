@@ -24,6 +24,7 @@
 #include <linux/falloc.h>
 #include <linux/highmem.h>
 #include <linux/huge_mm.h>
+#include <linux/iversion.h>
 #include <linux/memcontrol.h>
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
@@ -66,23 +67,19 @@ static pgoff_t shmem_guest_next_hole(struct address_space *mapping, pgoff_t star
 
 /*
  * XA_FREE_MARK does not come back for all of the entry when a folio of more than
- * one page is removed from [@start, @end).
+ * one page is removed, which had [@start, @end).
  */
 static void shmem_guest_mark_holes(struct address_space *mapping, pgoff_t start,
 				   pgoff_t end)
 {
 	XA_STATE(xas, &mapping->i_pages, start);
-	unsigned int shift;
 
 	xas_lock_irq(&xas);
-	while (start < end) {
-		xas_set(&xas, start);
-		if (!xas_load(&xas))
-			xas_set_mark(&xas, XA_FREE_MARK);
-
-		/* What has no node of its own has the mark of one above it. */
-		shift = xas_is_node(&xas) ? xas.xa_node->shift : XA_CHUNK_SHIFT;
-		start = round_down(start, 1UL << shift) + (1UL << shift);
+	xas_load(&xas);
+	/* What has no node of its own has the mark of one above it. */
+	for (; xas_is_node(&xas) && start < end; start += 1UL << xas.xa_node->shift) {
+		xas_advance(&xas, start);
+		xas_set_mark(&xas, XA_FREE_MARK);
 	}
 	xas_unlock_irq(&xas);
 }
@@ -220,6 +217,13 @@ static void shmem_guest_free_folio(struct folio *folio)
 		smp_wmb();
 		shmem_guest_zero_folio(folio);
 	}
+
+	/*
+	 * Only lost pages of their own are kept from being used again, and it can no
+	 * longer be split: keep all of it.
+	 */
+	if (folio_test_large(folio) && folio_test_has_hwpoisoned(folio))
+		folio_get(folio);
 }
 
 static int shmem_guest_error_remove_folio(struct address_space *mapping,
@@ -433,6 +437,7 @@ static int shmem_guest_allocate(struct inode *inode, pgoff_t start, pgoff_t end,
 static int shmem_guest_add(struct inode *inode, struct list_head *folios, int *nr)
 {
 	struct folio *folio, *added;
+	bool huge;
 
 	*nr = 0;
 	while ((folio = list_first_entry_or_null(folios, struct folio, lru))) {
@@ -443,17 +448,16 @@ static int shmem_guest_add(struct inode *inode, struct list_head *folios, int *n
 		folio_get(folio);
 		added = shmem_add_new_folio(folio, SHMEM_GUEST_GFP, inode, folio->index,
 					    NULL, true);
-		/* Leave alone what the guest has meanwhile, it may be lost, too. */
-		if (added == ERR_PTR(-EEXIST)) {
-			shmem_guest_drop_folio(folio);
-			continue;
-		}
 		if (IS_ERR(added)) {
+			huge = folio_test_large(folio);
 			/* It may have been in the file for a moment. */
-			if (folio_test_large(folio))
+			if (huge && added != ERR_PTR(-EEXIST))
 				shmem_guest_mark_holes(inode->i_mapping, folio->index,
 						       folio_next_index(folio));
 			shmem_guest_drop_folio(folio);
+			/* Leave alone what the guest has meanwhile, it may be lost, too. */
+			if (!huge && added == ERR_PTR(-EEXIST))
+				continue;
 			return PTR_ERR(added);
 		}
 
@@ -473,13 +477,10 @@ static int shmem_guest_add(struct inode *inode, struct list_head *folios, int *n
 	return 0;
 }
 
-/* First page from @start on that is not yet what @event makes it, or @end. */
-static pgoff_t shmem_guest_next_change(struct address_space *mapping,
-				       enum guest_memory_event event,
-				       pgoff_t start, pgoff_t end)
+/* A long range is converted chunk by chunk: where does that of @start end? */
+static pgoff_t shmem_guest_chunk_end(pgoff_t start, pgoff_t end)
 {
-	return event == GUEST_MEMORY_MAP ? shmem_guest_next_hole(mapping, start, end) :
-					   shmem_guest_next_page(mapping, start, end);
+	return min(end, round_down(start, SHMEM_GUEST_CHUNK) + SHMEM_GUEST_CHUNK);
 }
 
 /*
@@ -504,25 +505,61 @@ static int shmem_guest_map(struct inode *inode, pgoff_t start, pgoff_t end, bool
 		goto out;
 	}
 
-	/* Somebody else may have been here. */
-	huge = huge && folio_test_large(list_first_entry(&folios, struct folio, lru));
-	if (huge && shmem_guest_range_allocated(inode, start, end)) {
-		ret = -EEXIST;
-		goto unlock;
-	}
-
-	start = shmem_guest_next_hole(mapping, start, end);
-	if (start < end) {
-		guest_memory_begin(mapping, GUEST_MEMORY_MAP, start, end);
-		ret = shmem_guest_add(inode, &folios, &nr);
-		guest_memory_end(mapping, GUEST_MEMORY_MAP, start, end);
-	}
-
-unlock:
+	guest_memory_begin(mapping, GUEST_MEMORY_MAP, start, end);
+	ret = shmem_guest_add(inode, &folios, &nr);
+	guest_memory_end(mapping, GUEST_MEMORY_MAP, start, end);
 	filemap_invalidate_unlock(mapping);
 out:
 	shmem_guest_drop_folios(&folios);
 	return ret;
+}
+
+/*
+ * Only with the lock held is what is allocated there to stay: it is taken out again
+ * if it turns out that there is no room for it.
+ */
+static int shmem_guest_find_hole(struct address_space *mapping, pgoff_t *start,
+				 pgoff_t end)
+{
+	if (down_read_killable(&mapping->invalidate_lock))
+		return -EINTR;
+
+	*start = shmem_guest_next_hole(mapping, *start, end);
+	filemap_invalidate_unlock_shared(mapping);
+	return 0;
+}
+
+/*
+ * Allocate what is missing in the first chunk of [@start, end) of which any page is.
+ * @start is then where to go on.
+ */
+static int shmem_guest_map_next(struct inode *inode, pgoff_t *start, pgoff_t end)
+{
+	struct address_space *mapping = inode->i_mapping;
+	pgoff_t first = *start;
+	bool huge;
+	int ret;
+
+	ret = shmem_guest_find_hole(mapping, &first, end);
+	if (ret)
+		return ret;
+	if (first == end)
+		goto done;
+
+	end = shmem_guest_chunk_end(first, end);
+	huge = shmem_guest_wants_huge(inode, first, end);
+	ret = shmem_guest_map(inode, first, end, huge);
+	/* What there isn't room for as a whole there may be for in part. */
+	if (huge && (ret == -EEXIST || ret == -ENOSPC)) {
+		ret = shmem_guest_find_hole(mapping, &first, end);
+		if (!ret && first < end)
+			ret = shmem_guest_map(inode, first, end, false);
+	}
+	if (ret)
+		return ret;
+done:
+	*start = end;
+	return 0;
 }
 
 /*
@@ -558,46 +595,77 @@ put:
 }
 
 /*
- * Free what is allocated in [start, end), which is within a chunk.  A failure leaves
- * all as it was.  -EAGAIN if part of it is in use.
+ * Free what is allocated in [start, end), with invalidate_lock held.  It's within a
+ * chunk, so if there's a folio of many pages that is all there is.
  */
-static int shmem_guest_unmap(struct inode *inode, pgoff_t start, pgoff_t end)
+static void shmem_guest_remove(struct inode *inode, pgoff_t start, pgoff_t end)
 {
 	struct address_space *mapping = inode->i_mapping;
+	struct folio_batch fbatch;
+	int i;
+
+	folio_batch_init(&fbatch);
+	/* With a reference on them they aren't split any more. */
+	while (start < end && filemap_get_folios(mapping, &start, end - 1, &fbatch)) {
+		for (i = 0; i < folio_batch_count(&fbatch); i++) {
+			folio_lock(fbatch.folios[i]);
+			folio_clear_dirty(fbatch.folios[i]);
+		}
+		delete_from_page_cache_batch(mapping, &fbatch);
+		for (i = 0; i < folio_batch_count(&fbatch); i++)
+			folio_unlock(fbatch.folios[i]);
+		folio_batch_release(&fbatch);
+		cond_resched();
+	}
+
+	shmem_recalc_inode(inode, 0, 0);
+}
+
+/*
+ * Free what is allocated in the first chunk of [@start, end) of which any page is.
+ * @start is then where to go on.  A failure leaves all as it was.  -EAGAIN if part of
+ * it is in use.
+ */
+static int shmem_guest_unmap(struct inode *inode, pgoff_t *start, pgoff_t end)
+{
+	struct address_space *mapping = inode->i_mapping;
+	pgoff_t first = *start;
 	struct folio *folio;
 	int ret = 0;
+	bool huge;
 
 	if (down_write_killable(&mapping->invalidate_lock))
 		return -EINTR;
 
-	/* Somebody else may have been here. */
-	folio = xa_find(&mapping->i_pages, &start, end - 1, XA_PRESENT);
-	if (folio && folio_test_large(folio))
-		ret = shmem_guest_prepare_unmap(mapping, start, end);
-	if (folio && !ret) {
-		guest_memory_begin(mapping, GUEST_MEMORY_UNMAP, start, end);
-		shmem_truncate_range(inode, (loff_t)start << PAGE_SHIFT,
-				     ((loff_t)end << PAGE_SHIFT) - 1);
-		if (end - start == SHMEM_GUEST_CHUNK)
-			shmem_guest_mark_holes(mapping, start, end);
-		guest_memory_end(mapping, GUEST_MEMORY_UNMAP, start, end);
-	}
+	folio = xa_find(&mapping->i_pages, &first, end - 1, XA_PRESENT);
+	if (!folio)
+		goto done;
 
+	end = shmem_guest_chunk_end(first, end);
+	if (folio_test_large(folio))
+		ret = shmem_guest_prepare_unmap(mapping, first, end);
+	if (ret)
+		goto unlock;
+
+	/* Then it goes as a whole. */
+	huge = folio_test_large(folio);
+	guest_memory_begin(mapping, GUEST_MEMORY_UNMAP, first, end);
+	shmem_guest_remove(inode, first, end);
+	if (huge)
+		shmem_guest_mark_holes(mapping, first, end);
+	guest_memory_end(mapping, GUEST_MEMORY_UNMAP, first, end);
+done:
+	*start = end;
+unlock:
 	filemap_invalidate_unlock(mapping);
 	return ret;
 }
 
-/*
- * Convert what within [start, end), part of a chunk, is not yet what @event makes it,
- * the first page being so.
- */
-static int shmem_guest_convert(struct inode *inode, enum guest_memory_event event,
-			       pgoff_t start, pgoff_t end)
+static int shmem_guest_unmap_next(struct inode *inode, pgoff_t *start, pgoff_t end)
 {
 	int ret, tries = 0;
-	bool huge;
 
-	while (event == GUEST_MEMORY_UNMAP) {
+	for (;;) {
 		ret = shmem_guest_unmap(inode, start, end);
 		if (ret != -EAGAIN)
 			return ret;
@@ -607,15 +675,6 @@ static int shmem_guest_convert(struct inode *inode, enum guest_memory_event even
 		if (fatal_signal_pending(current))
 			return -EINTR;
 	}
-
-	huge = shmem_guest_wants_huge(inode, start, end);
-	ret = shmem_guest_map(inode, start, end, huge);
-	/* What there isn't room for as a whole there may be for in part. */
-	if (huge && (ret == -EEXIST || ret == -ENOSPC)) {
-		start = shmem_guest_next_hole(inode->i_mapping, start, end);
-		ret = shmem_guest_map(inode, start, end, false);
-	}
-	return ret;
 }
 
 /**
@@ -634,32 +693,31 @@ static int shmem_guest_convert(struct inode *inode, enum guest_memory_event even
 long shmem_guest_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
 {
 	struct inode *inode = file_inode(file);
-	enum guest_memory_event event;
-	pgoff_t start, next, end;
+	bool punch = mode & FALLOC_FL_PUNCH_HOLE;
+	pgoff_t start, end;
 	int ret;
 
 	if (!PAGE_ALIGNED(offset) || !PAGE_ALIGNED(len) ||
 	    offset + len > i_size_read(inode))
 		return -EINVAL;
 
-	event = mode & FALLOC_FL_PUNCH_HOLE ? GUEST_MEMORY_UNMAP : GUEST_MEMORY_MAP;
 	start = offset >> PAGE_SHIFT;
 	end = (offset + len) >> PAGE_SHIFT;
 
-	for (;;) {
-		/* What is done already, e.g. before a signal, is not worth a zap. */
-		start = shmem_guest_next_change(inode->i_mapping, event, start, end);
-		if (start == end)
-			return 0;
+	if (punch) {
+		inode_set_mtime_to_ts(inode, inode_set_ctime_current(inode));
+		inode_inc_iversion(inode);
+	}
 
-		next = min(end, round_down(start, SHMEM_GUEST_CHUNK) + SHMEM_GUEST_CHUNK);
-		ret = shmem_guest_convert(inode, event, start, next);
-		if (ret)
+	/* What is done already, e.g. before a signal, is not worth a zap. */
+	for (;;) {
+		ret = punch ? shmem_guest_unmap_next(inode, &start, end) :
+			      shmem_guest_map_next(inode, &start, end);
+		if (ret || start == end)
 			return ret;
 
 		/* Whoever tries again and again gets on by a chunk each time. */
-		start = next;
-		if (start < end && signal_pending(current))
+		if (signal_pending(current))
 			return -EINTR;
 		cond_resched();
 	}
@@ -844,6 +902,23 @@ loff_t shmem_guest_seek(struct inode *inode, loff_t offset, int whence)
 	return index == start ? offset : (loff_t)index << PAGE_SHIFT;
 }
 
+/* How many pages are part of huge ones. */
+static unsigned long shmem_guest_nr_huge(struct inode *inode)
+{
+	struct address_space *mapping = inode->i_mapping;
+	pgoff_t end = i_size_read(inode) >> PAGE_SHIFT;
+	pgoff_t index = 0;
+	unsigned long nr = 0;
+
+	while ((index = shmem_guest_next_page(mapping, index, end)) < end) {
+		if (shmem_guest_page_order(inode, index))
+			nr += SHMEM_GUEST_CHUNK;
+		index = round_down(index, SHMEM_GUEST_CHUNK) + SHMEM_GUEST_CHUNK;
+		cond_resched();
+	}
+	return nr;
+}
+
 /**
  * shmem_guest_show_fdinfo - tell how much memory a guest has
  * @m: what to print to
@@ -857,7 +932,11 @@ void shmem_guest_show_fdinfo(struct seq_file *m, struct file *file)
 {
 	struct inode *inode = file_inode(file);
 
-	if (shmem_guest_sealed(inode))
-		seq_printf(m, "guest_private:\t%lu kB\n",
-			   READ_ONCE(inode->i_mapping->nrpages) << (PAGE_SHIFT - 10));
+	if (!shmem_guest_sealed(inode))
+		return;
+
+	seq_printf(m, "guest_private:\t%lu kB\n",
+		   READ_ONCE(inode->i_mapping->nrpages) << (PAGE_SHIFT - 10));
+	seq_printf(m, "guest_huge:\t%lu kB\n",
+		   shmem_guest_nr_huge(inode) << (PAGE_SHIFT - 10));
 }

@@ -224,9 +224,7 @@ static void kvm_sealed_memfd_end(struct guest_memory_notifier *notifier,
 	if (slot && event != GUEST_MEMORY_ERROR) {
 		/* Until here vCPUs may have found pages, and page tables, as they were. */
 		kvm_arch_zap_converted_page_tables(kvm, start_gfn, end_gfn);
-		kvm_mmu_invalidate_begin(kvm);
-		kvm_mmu_invalidate_range_add(kvm, start_gfn, end_gfn);
-		kvm_mmu_invalidate_end(kvm);
+		kvm->mmu_invalidate_seq++;
 	}
 	KVM_MMU_UNLOCK(kvm);
 

@@ -242,6 +242,36 @@ static int steal_time_update(struct kvm_vcpu *vcpu,
 	return kvm_sealed_memfd_put(access, &version, version_offset, sizeof(version));
 }
 
+static gfn_t steal_time_gfn(struct kvm *kvm, u64 msr_val)
+{
+	return gpa_to_gfn(kvm_strip_direct_bits(kvm, msr_val));
+}
+
+/**
+ * kvm_sealed_memfd_expect_steal_time - a vCPU is going to have steal time
+ * @vcpu: the vCPU
+ * @msr_val: what its MSR_KVM_STEAL_TIME is about to be
+ *
+ * Most conversions are of other memory: they shall not look at each vCPU.
+ *
+ * Context: Process context, takes mmu_lock.
+ */
+void kvm_sealed_memfd_expect_steal_time(struct kvm_vcpu *vcpu, u64 msr_val)
+{
+	struct kvm *kvm = vcpu->kvm;
+	gfn_t gfn = steal_time_gfn(kvm, msr_val);
+	struct kvm_arch *arch = &kvm->arch;
+
+	if (!(msr_val & KVM_MSR_ENABLED))
+		return;
+
+	write_lock(&kvm->mmu_lock);
+	arch->steal_time_start = arch->steal_time_end ?
+				 min(arch->steal_time_start, gfn) : gfn;
+	arch->steal_time_end = max(arch->steal_time_end, gfn + 1);
+	write_unlock(&kvm->mmu_lock);
+}
+
 /**
  * kvm_sealed_memfd_record_steal_time - tell a guest about its steal time
  * @vcpu: the vCPU, which is about to run
@@ -340,10 +370,13 @@ void kvm_arch_renew_steal_time(struct kvm *kvm, gfn_t start, gfn_t end)
 
 	lockdep_assert_held_write(&kvm->mmu_lock);
 
+	if (end <= kvm->arch.steal_time_start || start >= kvm->arch.steal_time_end)
+		return;
+
 	kvm_for_each_vcpu(i, vcpu, kvm) {
 		/* One that is being set is put to use under mmu_lock. */
 		msr_val = READ_ONCE(vcpu->arch.st.msr_val);
-		gfn = gpa_to_gfn(kvm_strip_direct_bits(kvm, msr_val));
+		gfn = steal_time_gfn(kvm, msr_val);
 		if (!(msr_val & KVM_MSR_ENABLED) || gfn < start || gfn >= end)
 			continue;
 

@@ -24,6 +24,7 @@ static inline enum kvm_gfn_range_filter kvm_gpa_to_filter(struct kvm *kvm, gpa_t
 int kvm_sealed_memfd_cmpxchg(const struct kvm_memory_slot *slot, gfn_t gfn,
 			     int offset, int len, void *old, const void *new,
 			     enum kvm_gfn_range_filter filter);
+void kvm_sealed_memfd_expect_steal_time(struct kvm_vcpu *vcpu, u64 msr_val);
 void kvm_sealed_memfd_record_steal_time(struct kvm_vcpu *vcpu,
 					const struct kvm_memory_slot *slot, gpa_t gpa);
 void kvm_sealed_memfd_set_preempted(struct kvm_vcpu *vcpu,

@@ -108,4 +108,22 @@ static inline long read_number(const char *path)
 	return ret > 0 ? atol(buf) : -1;
 }
 
+/* What /proc says of a file by that name, -1 if nothing */
+static inline long fdinfo_kb(int fd, const char *name)
+{
+	char path[64], line[128], format[64];
+	long kb = -1;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	snprintf(format, sizeof(format), "%s: %%ld kB", name);
+	file = fopen(path, "r");
+	if (!file)
+		return -1;
+	while (fgets(line, sizeof(line), file))
+		sscanf(line, format, &kb);
+	fclose(file);
+	return kb;
+}
+
 #endif /* GUEST_SEAL_H */

@@ -157,7 +157,13 @@ FIXTURE_TEARDOWN(huge)
 
 /* Huge pages that there are of those that there should be if there are any */
 #define EXPECT_HUGE(_nr)						\
-	EXPECT_EQ(variant->expected ? (_nr) : 0, nr_huge_pages() - self->nr_huge)
+do {									\
+	long _expected = variant->expected ? (_nr) : 0;			\
+									\
+	EXPECT_EQ(_expected, nr_huge_pages() - self->nr_huge);		\
+	EXPECT_EQ(_expected * (long)huge_size / 1024,			\
+		  fdinfo_kb(self->fd, "guest_huge"));			\
+} while (0)
 
 TEST_F(huge, allocated_as_a_whole)
 {

@@ -1275,18 +1275,7 @@ TEST_F(alloc, sparse)
 
 static long private_kb(int fd)
 {
-	char path[64], line[128];
-	long kb = -1;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	file = fopen(path, "r");
-	if (!file)
-		return -1;
-	while (fgets(line, sizeof(line), file))
-		sscanf(line, "guest_private: %ld kB", &kb);
-	fclose(file);
-	return kb;
+	return fdinfo_kb(fd, "guest_private");
 }
 
 TEST_F(alloc, fdinfo)
@@ -1301,6 +1290,74 @@ TEST_F(alloc, fdinfo)
 	EXPECT_EQ(3 * page_size / 1024, private_kb(self->fd));
 	ASSERT_EQ(0, fallocate(self->fd, PUNCH, 0, 2 * page_size));
 	EXPECT_EQ(page_size / 1024, private_kb(self->fd));
+}
+
+/* For a short time, nobody gets any memory that has to be accounted for. */
+static bool forbid_commitment(void)
+{
+	return write_file("/proc/sys/vm/overcommit_memory", "2") &&
+	       write_file("/proc/sys/vm/overcommit_kbytes", "1");
+}
+
+static void allow_commitment(long memory, long kbytes, long ratio)
+{
+	char value[32];
+
+	snprintf(value, sizeof(value), "%ld", memory);
+	write_file("/proc/sys/vm/overcommit_memory", value);
+	snprintf(value, sizeof(value), "%ld", kbytes ?: ratio);
+	write_file(kbytes ? "/proc/sys/vm/overcommit_kbytes" :
+			    "/proc/sys/vm/overcommit_ratio", value);
+}
+
+struct filler {
+	int fd;
+	pthread_barrier_t barrier;
+	int nr_filled;
+};
+
+static void *fill_page(void *data)
+{
+	struct filler *filler = data;
+	int i;
+
+	pthread_barrier_wait(&filler->barrier);
+	for (i = 0; i < 2000; i++) {
+		if (!fallocate(filler->fd, 0, 0, page_size))
+			__atomic_fetch_add(&filler->nr_filled, 1, __ATOMIC_RELAXED);
+	}
+	pthread_barrier_wait(&filler->barrier);
+	return NULL;
+}
+
+/* Without room for it a page isn't there, not for anybody else either. */
+TEST_F(alloc, no_room)
+{
+	long memory = read_number("/proc/sys/vm/overcommit_memory");
+	long kbytes = read_number("/proc/sys/vm/overcommit_kbytes");
+	long ratio = read_number("/proc/sys/vm/overcommit_ratio");
+	struct filler filler = { .fd = self->fd };
+	pthread_t threads[2];
+	bool forbidden;
+	int i;
+
+	ASSERT_EQ(0, pthread_barrier_init(&filler.barrier, NULL, 3));
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, fill_page, &filler));
+
+	forbidden = forbid_commitment();
+	pthread_barrier_wait(&filler.barrier);
+	pthread_barrier_wait(&filler.barrier);
+	allow_commitment(memory, kbytes, ratio);
+
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
+	pthread_barrier_destroy(&filler.barrier);
+	if (!forbidden)
+		SKIP(return, "Only root can limit what is committed");
+	EXPECT_EQ(0, filler.nr_filled);
+	EXPECT_EQ(0, nr_allocated(self->fd));
+	EXPECT_EQ(0, fallocate(self->fd, 0, 0, page_size));
 }
 
 TEST_F(alloc, frees_memory)

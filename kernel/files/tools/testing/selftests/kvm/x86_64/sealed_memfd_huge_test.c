@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "sealed_memfd_hog.h"
 #include "sealed_memfd_huge.h"
 #include "sealed_memfd_l2.h"
 #include "sealed_memfd_shared_bit_fixture.h"
@@ -177,6 +178,40 @@ TEST_F(sealed, convert_one_page)
 	EXPECT_EQ(0, guest_read(tvm, gpa_of(0)));
 	EXPECT_EQ(0, guest_read(tvm, gpa_of(page)));
 	EXPECT_EQ(NR_HUGE, nr_huge(self));
+}
+
+/* As long as part of a huge page can't be freed alone all of it stays as it is. */
+TEST_F(sealed, convert_what_is_in_use)
+{
+	struct page_user user = { .vcpu = self->tvm.vcpu, .gpa = gpa_of(0) };
+	const unsigned long page = 100;
+	int i, ret = 0;
+
+	if (!kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY))
+		SKIP(return, "no KVM_CAP_PRE_FAULT_MEMORY");
+	if (!find_cpus())
+		SKIP(return, "one CPU only");
+
+	place(self, 0, 0, 0);
+	for (i = 0; i < 100 && !ret; i++) {
+		ASSERT_EQ(0, to_shared(self, 0, PER_HUGE));
+		if (!to_huge(self, 0, PER_HUGE))
+			SKIP(return, NO_HUGE_PAGES);
+		write_pages(self, page - 1, 3);
+		page_user_begin(&user);
+		ret = to_shared(self, page, 1) ? errno : 0;
+		page_user_end(&user);
+	}
+	EXPECT_EQ(EBUSY, ret);
+	EXPECT_EQ(0, lseek(self->fd, 0, SEEK_DATA));
+	EXPECT_EQ(SZ_2M, lseek(self->fd, 0, SEEK_HOLE));
+	EXPECT_EQ(0, nr_bad(self, page - 1, 3));
+	EXPECT_EQ(1, nr_huge(self));
+
+	ASSERT_EQ(0, to_shared(self, page, 1));
+	EXPECT_EQ(SHARED_VALUE(page), guest_read(&self->tvm, gpa_of(page)));
+	EXPECT_EQ(0, nr_bad(self, page - 1, 1));
+	EXPECT_EQ(0, nr_bad(self, page + 1, 1));
 }
 
 /* Private pages that are not in one piece, and shared ones that are */
@@ -658,13 +693,9 @@ TEST_F(shared_bit, dirty_log)
 
 int main(int argc, char *argv[])
 {
-	char enabled[32];
-	int r;
-
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_SEALED_MEMFD));
-	__TEST_REQUIRE(huge_pages_enable(enabled, sizeof(enabled)), "shmem has no huge pages");
+	huge_pages_compact();
+	__TEST_REQUIRE(huge_pages_choose_until_exit("always"), "shmem has no huge pages");
 
-	r = test_harness_run(argc, argv);
-	huge_pages_restore(enabled);
-	return r;
+	return test_harness_run(argc, argv);
 }

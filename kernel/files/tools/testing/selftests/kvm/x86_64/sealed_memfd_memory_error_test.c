@@ -3,11 +3,13 @@
  * Memory errors in private memory: a page that is lost is no longer mapped, who
  * touches it learns of it, and another one can take its place.
  */
+#include <linux/kernel-page-flags.h>
 #include <pthread.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "sealed_memfd.h"
+#include "sealed_memfd_hog.h"
 #include "sealed_memfd_huge.h"
 #include "sealed_memfd_shared_bit.h"
 #include "sealed_memfd_trace.h"
@@ -566,6 +568,99 @@ TEST_F(sealed, huge_page_first_read)
 	vcpu_run(tvm->vcpu);
 	EXPECT_EQ(SHARED_VALUE(PAGE), guest_result(tvm));
 	EXPECT_TRUE(unpoison(pfn + PAGE));
+}
+
+/*
+ * Has a page of a huge one be lost that is in use, so that it can't be split.  Gives
+ * its page frame, or 0 if that can't be had.
+ */
+static uint64_t lose_unsplit(FIXTURE_DATA(sealed) *self)
+{
+	struct page_user user = { .vcpu = self->tvm.vcpu, .gpa = gpa_of(0) };
+	unsigned long nr_huge, i;
+	uint64_t pfn;
+
+	if (!kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY) || !find_cpus())
+		return 0;
+
+	for (i = 0; i < 100; i++) {
+		pfn = to_known_huge(self);
+		if (!pfn)
+			return 0;
+
+		nr_huge = huge_pages_in_files();
+		guest_write(&self->tvm, gpa_of(PAGE - 1), PRIVATE_VALUE(PAGE - 1));
+		guest_write(&self->tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
+		guest_write(&self->tvm, gpa_of(PAGE + 1), PRIVATE_VALUE(PAGE + 1));
+		page_user_begin(&user);
+		/* It is said to fail if it does not split. */
+		poison(pfn + PAGE);
+		page_user_end(&user);
+		if (huge_pages_in_files() == nr_huge)
+			return pfn + PAGE;
+
+		TEST_ASSERT(!to_shared(self, 0, PER_HUGE) && unpoison(pfn + PAGE),
+			    "Can't undo it");
+	}
+	TEST_FAIL("It was never in use");
+	return 0;
+}
+
+/* One page is lost, its neighbours are not, though they can't be told apart. */
+TEST_F(sealed, huge_page_in_use)
+{
+	struct test_vm *tvm = &self->tvm;
+	uint64_t pfn, huge;
+
+	huge = vm_get_stat(self->vm, "pages_2m");
+	pfn = lose_unsplit(self);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE ", or no huge page");
+
+	EXPECT_EQ(huge, vm_get_stat(self->vm, "pages_2m"));
+	guest_command_set(tvm, GUEST_READ, gpa_of(PAGE), 0);
+	expect_lost(_metadata, tvm, PAGE);
+	expect_lost(_metadata, tvm, PAGE);
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	vcpu_run(tvm->vcpu);
+	EXPECT_EQ(SHARED_VALUE(PAGE), guest_result(tvm));
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
+	EXPECT_EQ(PRIVATE_VALUE(PAGE - 1), guest_read(tvm, gpa_of(PAGE - 1)));
+	EXPECT_EQ(PRIVATE_VALUE(PAGE + 1), guest_read(tvm, gpa_of(PAGE + 1)));
+	EXPECT_EQ(huge, vm_get_stat(self->vm, "pages_2m"));
+	EXPECT_TRUE(unpoison(pfn));
+}
+
+static uint64_t page_flags(uint64_t pfn)
+{
+	int fd = open("/proc/kpageflags", O_RDONLY);
+	uint64_t flags = 0;
+
+	TEST_ASSERT(pread(fd, &flags, sizeof(flags), pfn * sizeof(flags)) == sizeof(flags),
+		    "Can't read /proc/kpageflags");
+	close(fd);
+	return flags;
+}
+
+/*
+ * It isn't used for anything else when it's no longer the guest's.  That is for good,
+ * as such pages can't be unpoisoned.
+ */
+TEST_F(sealed, huge_page_in_use_then_close)
+{
+	const uint64_t lost = BIT_ULL(KPF_HWPOISON) | BIT_ULL(KPF_COMPOUND_TAIL);
+	uint64_t pfn;
+
+	pfn = lose_unsplit(self);
+	if (!pfn)
+		SKIP(return, NOT_POISONABLE ", or no huge page");
+
+	kvm_vm_free(self->vm);
+	self->vm = NULL;
+	close(self->fd);
+	self->fd = -1;
+	EXPECT_EQ(lost, page_flags(pfn) & lost);
 }
 
 /*

@@ -4,13 +4,12 @@
  * here because something more important has its CPU. Who needs the pages waits
  * and can be told to stop waiting, and nobody else waits.
  */
-#include <pthread.h>
-#include <sched.h>
-#include <semaphore.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "sealed_memfd_hog.h"
+#include "sealed_memfd_huge.h"
 #include "sealed_memfd_private.h"
 #include "sealed_memfd_shared_bit_fixture.h"
 #include "svm_util.h"
@@ -22,35 +21,6 @@
 #define OTHER_SLOT	(SLOT + 5)
 #define STALLED_GPA	(GPA + 2 * SIZE)
 
-/* One CPU is for what stands still, one for everything else. */
-static int first_cpu, last_cpu;
-
-static void pin(int tid, int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	TEST_ASSERT(!sched_setaffinity(tid, sizeof(set), &set), "Can't choose a CPU");
-}
-
-static bool find_cpus(void)
-{
-	cpu_set_t set;
-	int cpu;
-
-	TEST_ASSERT(!sched_getaffinity(0, sizeof(set), &set), "What CPUs are there?");
-	first_cpu = -1;
-	for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (!CPU_ISSET(cpu, &set))
-			continue;
-		if (first_cpu < 0)
-			first_cpu = cpu;
-		last_cpu = cpu;
-	}
-	return first_cpu != last_cpu;
-}
-
 struct stall {
 	/* What is converted again and again, a number of chunks, and how */
 	int fd;
@@ -61,10 +31,7 @@ struct stall {
 	unsigned long pos;
 	pthread_t converter;
 	bool stop;
-	pthread_t hog;
-	sem_t go;
-	bool hogging;
-	bool let_go;
+	struct hog hog;
 };
 
 static void *converter_thread(void *data)
@@ -81,56 +48,28 @@ static void *converter_thread(void *data)
 	return NULL;
 }
 
-static void *hog_thread(void *data)
-{
-	const struct sched_param param = { .sched_priority = 1 };
-	struct stall *stall = data;
-
-	pin(0, last_cpu);
-	TEST_ASSERT(!sched_setscheduler(0, SCHED_FIFO, &param), "Can't be important");
-	for (;;) {
-		sem_wait(&stall->go);
-		if (READ_ONCE(stall->stop))
-			return NULL;
-		WRITE_ONCE(stall->hogging, true);
-		while (!READ_ONCE(stall->let_go))
-			;
-		WRITE_ONCE(stall->let_go, false);
-		WRITE_ONCE(stall->hogging, false);
-	}
-}
-
 static unsigned long stall_pos(const struct stall *stall)
 {
 	return lseek(stall->fd, stall->start * PAGE_SIZE,
 		     stall->punch ? SEEK_DATA : SEEK_HOLE) / PAGE_SIZE;
 }
 
-static void stall_let_go(struct stall *stall)
-{
-	WRITE_ONCE(stall->let_go, true);
-	while (READ_ONCE(stall->hogging))
-		sched_yield();
-}
-
 /*
  * Returns with the conversion at a standstill, with a good part of the chunk to be
- * converted. The kernel only lets things be for about a second.
+ * converted.
  */
 static void stall_begin(struct stall *stall)
 {
 	pin(0, first_cpu);
-	TEST_ASSERT(!sem_init(&stall->go, 0, 0) &&
-		    !pthread_create(&stall->converter, NULL, converter_thread, stall) &&
-		    !pthread_create(&stall->hog, NULL, hog_thread, stall), "No threads");
+	hog_create(&stall->hog);
+	TEST_ASSERT(!pthread_create(&stall->converter, NULL, converter_thread, stall),
+		    "No thread");
 	for (;;) {
-		sem_post(&stall->go);
-		while (!READ_ONCE(stall->hogging))
-			sched_yield();
+		hog_begin(&stall->hog);
 		stall->pos = stall_pos(stall);
 		if (stall->pos % CHUNK && stall->pos % CHUNK < CHUNK / 2)
 			return;
-		stall_let_go(stall);
+		hog_end(&stall->hog);
 		usleep(1000);
 	}
 }
@@ -152,11 +91,9 @@ static bool stall_end(struct stall *stall)
 	bool stalled = is_stalled(stall);
 
 	WRITE_ONCE(stall->stop, true);
-	stall_let_go(stall);
-	sem_post(&stall->go);
+	hog_end(&stall->hog);
+	hog_finish(&stall->hog);
 	pthread_join(stall->converter, NULL);
-	pthread_join(stall->hog, NULL);
-	sem_destroy(&stall->go);
 	WRITE_ONCE(stall->stop, false);
 	return stalled;
 }
@@ -783,6 +720,48 @@ TEST_F(sealed, kill_splitting)
 	test_kill(_metadata, self, true);
 }
 
+/*
+ * What is about to become private is not part of a huge page that is shared, before
+ * any of it is allocated either.  The halves are aligned such that one conversion
+ * begins outside of what the huge page maps.
+ */
+TEST_F(sealed, huge_page_of_neighbour)
+{
+	const unsigned long half = PER_HUGE / 2;
+	struct stall stall = { .fd = self->fd, .nr = PER_HUGE };
+	struct test_vm *tvm = &self->tvm;
+	unsigned long i;
+	uint64_t huge;
+	char *shared;
+
+	if (!find_cpus())
+		SKIP(return, "one CPU only");
+
+	shared = mmap(NULL, 2 * SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		      -1, 0);
+	ASSERT_NE(MAP_FAILED, shared);
+	shared = (void *)round_up((unsigned long)shared, SZ_2M);
+	ASSERT_EQ(0, madvise(shared, SZ_2M, MADV_HUGEPAGE));
+	for (i = 0; i < NR_PAGES; i++)
+		*(uint64_t *)(shared + i * PAGE_SIZE) = SHARED_VALUE(i);
+	ASSERT_EQ(0, delete_slot(self->vm, SLOT));
+	ASSERT_EQ(0, set_slot(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, SIZE, shared, self->fd,
+			      half * PAGE_SIZE));
+
+	guest_read(tvm, gpa_of(PER_HUGE));
+	huge = vm_get_stat(self->vm, "pages_2m");
+	EXPECT_EQ(SHARED_VALUE(0), guest_read(tvm, gpa_of(0)));
+	if (vm_get_stat(self->vm, "pages_2m") == huge)
+		SKIP(return, "no huge pages to be had");
+
+	stall_begin(&stall);
+	EXPECT_EQ(SHARED_VALUE(half), guest_read(tvm, gpa_of(half)));
+	EXPECT_TRUE(stall_end(&stall));
+	EXPECT_EQ(huge, vm_get_stat(self->vm, "pages_2m"));
+	EXPECT_EQ(0, guest_read(tvm, gpa_of(half - 1)));
+	EXPECT_EQ(SHARED_VALUE(half), guest_read(tvm, gpa_of(half)));
+}
+
 /* Whether an access matches is seen when the conversion is done. */
 static void test_mismatch(struct __test_metadata *_metadata, FIXTURE_DATA(shared_bit) *self,
 			  uint64_t kind)
@@ -826,6 +805,9 @@ TEST_F(shared_bit, mismatch_to_shared)
 int main(int argc, char *argv[])
 {
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_SEALED_MEMFD));
+
+	/* What is converted page by page can stand still in between. */
+	huge_pages_choose_until_exit("never");
 
 	return test_harness_run(argc, argv);
 }
