@@ -9,8 +9,9 @@
 cr=$(printf '\r')
 
 # stock KERNEL OPTION...: a guest of that kernel, see lab/build-stock, with $memory,
-# $cpus and, on its command line, $append
-memory=512M cpus=1 append=
+# $cpus and, on its command line, $append. $patience: seconds for it to come up, or to do
+# what it is told
+memory=512M cpus=1 append= patience=300
 stock() {
 	local machine=q35
 	kernel=$1
@@ -31,7 +32,7 @@ stock() {
 
 # up: wait for the guest
 up() {
-	while next 5 300; do
+	while next 5 "$patience"; do
 		case $next in
 		"stock "*) return ;;
 		esac
@@ -43,7 +44,7 @@ up() {
 in_guest() {
 	echo "$1" >&4
 	output=
-	while next 5 300; do
+	while next 5 "$patience"; do
 		next=${next%"$cr"}
 		case $next in
 		"= "*) return "${next#= }" ;;
