@@ -11,7 +11,7 @@ cr=$(printf '\r')
 # stock KERNEL OPTION...: a guest of that kernel, see lab/build-stock, with $memory,
 # $cpus and, on its command line, $append. $patience: seconds for it to come up, or to do
 # what it is told
-memory=512M cpus=1 append= patience=300
+memory=512M cpus=1 patience=300 append=
 stock() {
 	local machine=q35
 	kernel=$1
