@@ -157,9 +157,14 @@ int uring_wait(struct uring *uring, unsigned long data);
 long uring_do(struct uring *uring, int op, int fd, void *buffer, size_t size, off_t offset,
 	      unsigned int flags);
 
+/* aio.c */
+enum outcome aio_do(struct target *target, int op, int fd, void *page, ssize_t *result);
+
 /* loop.c */
 int loop_attach(int fd, bool direct, char path[32]);
 void loop_detach(const char *path);
+enum outcome with_loop(struct target *target, int fd, bool direct,
+		       enum outcome (*attack)(struct target *target, int loop));
 
 /* read.c */
 enum outcome by_pread(struct target *target, int fd);

@@ -51,3 +51,21 @@ void loop_detach(const char *path)
 		ioctl(loop, LOOP_CLR_FD, 0);
 	close(loop);
 }
+
+/* The attack, by a device that is there as long as it takes. */
+enum outcome with_loop(struct target *target, int fd, bool direct,
+		       enum outcome (*attack)(struct target *target, int loop))
+{
+	enum outcome outcome;
+	char path[32];
+	int loop;
+
+	if (access("/dev/loop-control", F_OK))
+		return ended(target, LACKING, "no loop devices");
+	loop = loop_attach(fd, direct, path);
+	if (loop < 0)
+		return refused(target, "LOOP_CONFIGURE");
+	outcome = attack(target, loop);
+	loop_detach(path);
+	return outcome;
+}

@@ -265,52 +265,28 @@ static enum outcome by_uring_splice(struct target *target, int fd)
 static enum outcome by_aio(struct target *target, int fd)
 {
 	char page[PAGE];
-	struct iocb iocb = {
-		.aio_lio_opcode = IOCB_CMD_PREAD,
-		.aio_fildes = fd,
-		.aio_buf = (unsigned long)page,
-		.aio_nbytes = PAGE,
-		.aio_offset = target->offset,
-	}, *iocbs = &iocb;
-	aio_context_t context = 0;
-	struct io_event event;
+	ssize_t got;
+	enum outcome outcome = aio_do(target, IOCB_CMD_PREAD, fd, page, &got);
 
-	if (syscall(SYS_io_setup, 1, &context))
-		return ended(target, LACKING, "no AIO: %s", strerror(errno));
-	if (syscall(SYS_io_submit, context, 1, &iocbs) != 1)
-		return refused(target, "io_submit");
-	if (syscall(SYS_io_getevents, context, 1, 1, &event, NULL) != 1)
-		return ended(target, BROKEN, "io_getevents: %s", strerror(errno));
-	errno = event.res < 0 ? -event.res : 0;
-	return looked(target, "IOCB_CMD_PREAD", event.res < 0 ? -1 : event.res, page);
+	return outcome == DONE ? looked(target, "IOCB_CMD_PREAD", got, page) : outcome;
 }
 
-static enum outcome by_loop_device(struct target *target, int fd, bool direct)
+static enum outcome by_pread_of_loop(struct target *target, int loop)
 {
-	char path[32], *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-				    -1, 0);
-	enum outcome outcome;
-	int loop;
+	char *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (access("/dev/loop-control", F_OK))
-		return ended(target, LACKING, "no loop devices");
-	loop = loop_attach(fd, direct, path);
-	if (loop < 0)
-		return refused(target, "LOOP_CONFIGURE");
-	outcome = looked(target, "pread of the loop device",
-			 pread(loop, page, PAGE, target->offset), page);
-	loop_detach(path);
-	return outcome;
+	return looked(target, "pread of the loop device", pread(loop, page, PAGE, target->offset),
+		      page);
 }
 
 static enum outcome by_loop(struct target *target, int fd)
 {
-	return by_loop_device(target, fd, false);
+	return with_loop(target, fd, false, by_pread_of_loop);
 }
 
 static enum outcome by_loop_direct(struct target *target, int fd)
 {
-	return by_loop_device(target, fd, true);
+	return with_loop(target, fd, true, by_pread_of_loop);
 }
 
 static enum outcome by_udmabuf(struct target *target, int fd)

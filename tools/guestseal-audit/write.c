@@ -161,59 +161,34 @@ static enum outcome by_uring_fixed(struct target *target, int fd)
 
 static enum outcome by_aio(struct target *target, int fd)
 {
-	struct iocb iocb = {
-		.aio_lio_opcode = IOCB_CMD_PWRITE,
-		.aio_fildes = fd,
-		.aio_buf = (unsigned long)junk,
-		.aio_nbytes = PAGE,
-		.aio_offset = target->offset,
-	}, *iocbs = &iocb;
-	aio_context_t context = 0;
-	struct io_event event;
+	ssize_t done;
+	enum outcome outcome = aio_do(target, IOCB_CMD_PWRITE, fd, junk, &done);
 
-	if (syscall(SYS_io_setup, 1, &context))
-		return ended(target, LACKING, "no AIO: %s", strerror(errno));
-	if (syscall(SYS_io_submit, context, 1, &iocbs) != 1)
-		return refused(target, "io_submit");
-	if (syscall(SYS_io_getevents, context, 1, 1, &event, NULL) != 1)
-		return ended(target, BROKEN, "io_getevents: %s", strerror(errno));
-	errno = event.res < 0 ? -event.res : 0;
-	return wrote(target, "IOCB_CMD_PWRITE", event.res);
+	return outcome == DONE ? wrote(target, "IOCB_CMD_PWRITE", done) : outcome;
+}
+
+/* Only fsync() tells. */
+static enum outcome by_pwrite_of_loop(struct target *target, int loop)
+{
+	return wrote(target, "pwrite and fsync of the loop device",
+		     pwrite(loop, junk, PAGE, target->offset) == PAGE ? fsync(loop) : -1);
 }
 
 static enum outcome by_loop(struct target *target, int fd)
 {
-	enum outcome outcome;
-	char path[32];
-	int loop;
+	return with_loop(target, fd, false, by_pwrite_of_loop);
+}
 
-	if (access("/dev/loop-control", F_OK))
-		return ended(target, LACKING, "no loop devices");
-	loop = loop_attach(fd, false, path);
-	if (loop < 0)
-		return refused(target, "LOOP_CONFIGURE");
-	/* Only then is it known. */
-	outcome = wrote(target, "pwrite and fsync of the loop device",
-			pwrite(loop, junk, PAGE, target->offset) == PAGE ? fsync(loop) : -1);
-	loop_detach(path);
-	return outcome;
+static enum outcome by_discard_of_loop(struct target *target, int loop)
+{
+	uint64_t range[2] = { target->offset, PAGE };
+
+	return wrote(target, "BLKDISCARD", ioctl(loop, BLKDISCARD, range));
 }
 
 static enum outcome by_discard(struct target *target, int fd)
 {
-	uint64_t range[2] = { target->offset, PAGE };
-	enum outcome outcome;
-	char path[32];
-	int loop;
-
-	if (access("/dev/loop-control", F_OK))
-		return ended(target, LACKING, "no loop devices");
-	loop = loop_attach(fd, false, path);
-	if (loop < 0)
-		return refused(target, "LOOP_CONFIGURE");
-	outcome = wrote(target, "BLKDISCARD", ioctl(loop, BLKDISCARD, range));
-	loop_detach(path);
-	return outcome;
+	return with_loop(target, fd, false, by_discard_of_loop);
 }
 
 static enum outcome by_shrinking(struct target *target, int fd)
