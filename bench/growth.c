@@ -5,6 +5,7 @@
  * all samples as JSON to the file that is named as argument.
  */
 #include <stdio.h>
+#include <string.h>
 
 #include "lib/samples.h"
 #include "lib/vm.h"
@@ -35,8 +36,7 @@ static void make_history(struct vm *vm, unsigned int conversions)
 	size_t pages = (vm->size - AREA) / PAGE, page;
 	unsigned int i;
 
-	for (page = 0; page < sizeof(private); page++)
-	private[page] = 0;
+	memset(private, 0, sizeof(private));
 	srandom(1);
 	for (i = 0; i < conversions; i++) {
 		page = random() % pages;

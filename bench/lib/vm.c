@@ -10,11 +10,9 @@
 #include "vm.h"
 
 /* The guest's ordinary memory */
-#define LOW_SIZE (4UL << 20)
+#define LOW_SIZE 0x3000UL
 #define PML4 0x1000UL
 #define PDPT 0x2000UL
-#define PD 0x3000UL
-#define PT 0x200000UL
 
 #define PRESENT_WRITABLE 3UL
 #define LARGE_PAGE (1UL << 7)
@@ -40,11 +38,6 @@ asm(".pushsection .rodata\n"
     "	dec %r8\n"
     "	jnz code_write\n"
     "	jmp done\n"
-    "code_read: movb (%rsi), %al\n"
-    "	add %rdx, %rsi\n"
-    "	dec %r8\n"
-    "	jnz code_read\n"
-    "	jmp done\n"
     "code_explicit: mov %rdx, %r10\n"
     "1:	mov $12, %eax\n"
     "	mov %rsi, %rbx\n"
@@ -68,12 +61,10 @@ asm(".pushsection .rodata\n"
     "done: out %al, $0x10\n"
     "code_end:\n"
     ".popsection\n");
-extern const char code_begin[], code_write[], code_read[], code_explicit[], code_implicit[],
-	code_end[];
+extern const char code_begin[], code_write[], code_explicit[], code_implicit[], code_end[];
 
 static const char *const codes[] = {
 	[GUEST_WRITE] = code_write,
-	[GUEST_READ] = code_read,
 	[GUEST_EXPLICIT] = code_explicit,
 	[GUEST_IMPLICIT] = code_implicit,
 };
@@ -168,20 +159,6 @@ static void set_low(struct vm *vm)
 	for (i = 0; i < 512; i++)
 		pdpt[i] = i << 30 | LARGE_PAGE | PRESENT_WRITABLE;
 	set_slot(vm, 0, 0, vm->low, LOW_SIZE, -1, 0);
-}
-
-void vm_use_small_pages(struct vm *vm)
-{
-	unsigned long *pdpt = (unsigned long *)(vm->low + PDPT);
-	unsigned long *pd = (unsigned long *)(vm->low + PD);
-	unsigned long *pt = (unsigned long *)(vm->low + PT);
-	size_t i;
-
-	for (i = 0; i < 512 * 512; i++)
-		pt[i] = (MEMORY_GPA + i * PAGE) | PRESENT_WRITABLE;
-	for (i = 0; i < 512; i++)
-		pd[i] = (PT + i * PAGE) | PRESENT_WRITABLE;
-	pdpt[MEMORY_GPA / GIGABYTE] = PD | PRESENT_WRITABLE;
 }
 
 static void set_cpuid(struct vm *vm, struct vcpu *vcpu)

@@ -61,8 +61,7 @@ void vm_convert(struct vm *vm, size_t offset, size_t size, int private);
 void vm_set_attributes(struct vm *vm, size_t offset, size_t size, int private);
 
 enum guest_code {
-	GUEST_WRITE, /* to count bytes that are so far apart */
-	GUEST_READ,
+	GUEST_WRITE,	/* to count bytes that are so far apart */
 	GUEST_EXPLICIT, /* private on request, write, shared on request, write */
 	GUEST_IMPLICIT, /* write to either half */
 };
@@ -74,8 +73,6 @@ static inline void touch(struct vm *vm, size_t offset, size_t size)
 {
 	vcpu_run(vm, 0, GUEST_WRITE, offset, PAGE, size / PAGE);
 }
-/* Have the guest map memory by pages of 4 KiB, rather than of 1 GiB. */
-void vm_use_small_pages(struct vm *vm);
 
 /* KVM's statistics of a vCPU */
 long vcpu_stat(const struct vm *vm, unsigned int vcpu, const char *name);
