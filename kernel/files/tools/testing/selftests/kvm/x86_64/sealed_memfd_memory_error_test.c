@@ -515,6 +515,22 @@ TEST_F(sealed, soft_offline)
 	EXPECT_EQ(SHARED_VALUE(PAGE), *shared_page(self, PAGE));
 }
 
+/* What is lost of a huge page stays so, until there's another page in its place. */
+static void expect_lost_until_replaced(struct __test_metadata *_metadata,
+				       FIXTURE_DATA(sealed) *self)
+{
+	struct test_vm *tvm = &self->tvm;
+
+	guest_command_set(tvm, GUEST_READ, gpa_of(PAGE), 0);
+	expect_lost(_metadata, tvm, PAGE);
+	expect_lost(_metadata, tvm, PAGE);
+	ASSERT_EQ(0, to_shared(self, PAGE, 1));
+	vcpu_run(tvm->vcpu);
+	EXPECT_EQ(SHARED_VALUE(PAGE), guest_result(tvm));
+	ASSERT_EQ(0, to_private(self, PAGE, 1));
+	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
+}
+
 /* One page is lost, its neighbours are not, and no longer mapped as a huge one. */
 TEST_F(sealed, huge_page)
 {
@@ -532,14 +548,7 @@ TEST_F(sealed, huge_page)
 	EXPECT_EQ(huge + 1, vm_get_stat(self->vm, "pages_2m"));
 	ASSERT_TRUE(poison(pfn + PAGE));
 	EXPECT_EQ(huge, vm_get_stat(self->vm, "pages_2m"));
-	guest_command_set(tvm, GUEST_READ, gpa_of(PAGE), 0);
-	expect_lost(_metadata, tvm, PAGE);
-	expect_lost(_metadata, tvm, PAGE);
-	ASSERT_EQ(0, to_shared(self, PAGE, 1));
-	vcpu_run(tvm->vcpu);
-	EXPECT_EQ(SHARED_VALUE(PAGE), guest_result(tvm));
-	ASSERT_EQ(0, to_private(self, PAGE, 1));
-	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
+	expect_lost_until_replaced(_metadata, self);
 	guest_write(tvm, gpa_of(PAGE), PRIVATE_VALUE(PAGE));
 
 	for (i = 0; i < 16; i++)
@@ -618,14 +627,7 @@ TEST_F(sealed, huge_page_in_use)
 		SKIP(return, NOT_POISONABLE ", or no huge page");
 
 	EXPECT_EQ(huge, vm_get_stat(self->vm, "pages_2m"));
-	guest_command_set(tvm, GUEST_READ, gpa_of(PAGE), 0);
-	expect_lost(_metadata, tvm, PAGE);
-	expect_lost(_metadata, tvm, PAGE);
-	ASSERT_EQ(0, to_shared(self, PAGE, 1));
-	vcpu_run(tvm->vcpu);
-	EXPECT_EQ(SHARED_VALUE(PAGE), guest_result(tvm));
-	ASSERT_EQ(0, to_private(self, PAGE, 1));
-	EXPECT_EQ(0, guest_read(tvm, gpa_of(PAGE)));
+	expect_lost_until_replaced(_metadata, self);
 	EXPECT_EQ(PRIVATE_VALUE(PAGE - 1), guest_read(tvm, gpa_of(PAGE - 1)));
 	EXPECT_EQ(PRIVATE_VALUE(PAGE + 1), guest_read(tvm, gpa_of(PAGE + 1)));
 	EXPECT_EQ(huge, vm_get_stat(self->vm, "pages_2m"));
