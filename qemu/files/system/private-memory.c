@@ -197,6 +197,11 @@ static int private_memory_allocate(PrivateMemory *pm, uint64_t start,
     return 0;
 }
 
+/*
+ * A huge page of RAM in which some is private would hold memory for that as
+ * well, be it that somebody accesses another page first, or that khugepaged
+ * finds one.
+ */
 static void private_memory_advise(PrivateMemory *pm, uint64_t start,
                                   uint64_t end, bool huge)
 {
@@ -216,17 +221,6 @@ static void private_memory_advise(PrivateMemory *pm, uint64_t start,
                      MIN(CHUNK_SIZE, block->max_length - start),
                      huge ? QEMU_MADV_HUGEPAGE : QEMU_MADV_NOHUGEPAGE);
     }
-}
-
-/*
- * A huge page of RAM in which some is private would hold memory for that as
- * well, be it that somebody accesses another page first, or that khugepaged
- * finds one.
- */
-static void private_memory_avoid_huge(PrivateMemory *pm, uint64_t start,
-                                      uint64_t end)
-{
-    private_memory_advise(pm, start, end, false);
 }
 
 /*
@@ -298,7 +292,7 @@ static int private_memory_to_private(PrivateMemory *pm, uint64_t start,
     if (changed) {
         int err;
 
-        private_memory_avoid_huge(pm, start, end);
+        private_memory_advise(pm, start, end, false);
         err = private_memory_discard_private(pm, start, end);
 
         ret = ret ?: err;
@@ -674,7 +668,7 @@ static int private_memory_touch_private(PrivateMemory *pm, uint64_t offset,
     if (changed) {
         int err;
 
-        private_memory_avoid_huge(pm, start, end);
+        private_memory_advise(pm, start, end, false);
         err = private_memory_discard_private(pm, unwanted, unwanted_end);
 
         ret = ret ?: err;
