@@ -11,7 +11,7 @@
  * invalidate_lock:
  *
  *	filemap_invalidate_lock()
- *	guest_memory_begin()		user blocks new mappings, zaps, flushes
+ *	guest_memory_begin()		user agrees, blocks new mappings, zaps, flushes
  *	... allocate or free pages ...
  *	guest_memory_end()		user may map what is there now
  *	filemap_invalidate_unlock()
@@ -129,30 +129,75 @@ void guest_memory_destroy(struct address_space *mapping)
 	kfree(guest);
 }
 
-static void __guest_memory_begin(struct guest_memory *guest,
-				 struct guest_memory_notifier *first,
-				 enum guest_memory_event event,
-				 pgoff_t start, pgoff_t end)
-{
-	struct guest_memory_notifier *notifier;
-
-	for (notifier = first; notifier;
-	     notifier = next_notifier(guest, notifier, start, end))
-		notifier->ops->begin(notifier, event,
-				     max(start, notifier->node.start),
-				     min(end, notifier->node.last + 1));
-}
-
+/* End for the notifiers before @last, or for all of them if that's NULL. */
 static void __guest_memory_end(struct guest_memory *guest,
+			       struct guest_memory_notifier *last,
 			       enum guest_memory_event event,
 			       pgoff_t start, pgoff_t end)
 {
 	struct guest_memory_notifier *notifier = NULL;
 
-	while ((notifier = next_notifier(guest, notifier, start, end)))
+	while ((notifier = next_notifier(guest, notifier, start, end)) != last)
 		notifier->ops->end(notifier, event,
 				   max(start, notifier->node.start),
 				   min(end, notifier->node.last + 1));
+}
+
+static int __guest_memory_begin(struct guest_memory *guest,
+				struct guest_memory_notifier *first,
+				enum guest_memory_event event,
+				pgoff_t start, pgoff_t end)
+{
+	struct guest_memory_notifier *notifier;
+	int ret;
+
+	for (notifier = first; notifier;
+	     notifier = next_notifier(guest, notifier, start, end)) {
+		ret = notifier->ops->begin(notifier, event,
+					   max(start, notifier->node.start),
+					   min(end, notifier->node.last + 1));
+		if (ret) {
+			__guest_memory_end(guest, notifier, event, start, end);
+			return ret;
+		}
+	}
+	return 0;
+}
+
+/**
+ * guest_memory_allow - may pages change?
+ * @mapping: page cache that holds guest memory
+ * @event: what is about to happen, not GUEST_MEMORY_ERROR
+ * @start: first page
+ * @end: page after the last one
+ *
+ * To ask about all of a long range, before a part of it is changed.  That may still
+ * fail: it's guest_memory_begin() that has the last word.
+ *
+ * Context: Process context, may sleep, takes the invalidate_lock.
+ * Return: 0, the error that a user has refused it with, or -EINTR if there's a fatal
+ *	signal.
+ */
+int guest_memory_allow(struct address_space *mapping,
+		       enum guest_memory_event event, pgoff_t start, pgoff_t end)
+{
+	struct guest_memory *guest = mapping_to_guest_memory(mapping);
+	struct guest_memory_notifier *notifier = NULL;
+	int ret;
+
+	if (start >= end)
+		return 0;
+	/* A change that goes on may be waiting for memory. */
+	if (down_read_killable(&mapping->invalidate_lock))
+		return -EINTR;
+
+	ret = 0;
+	while (!ret && (notifier = next_notifier(guest, notifier, start, end)))
+		ret = notifier->ops->allow(notifier, event,
+					   max(start, notifier->node.start),
+					   min(end, notifier->node.last + 1));
+	filemap_invalidate_unlock_shared(mapping);
+	return ret;
 }
 
 /**
@@ -164,9 +209,10 @@ static void __guest_memory_end(struct guest_memory *guest,
  *
  * Context: Process context, may sleep.  invalidate_lock held exclusively, and
  *	kept until after guest_memory_end().
+ * Return: 0, or the error that a user has refused it with.  Then nothing has begun.
  */
-void guest_memory_begin(struct address_space *mapping,
-			enum guest_memory_event event, pgoff_t start, pgoff_t end)
+int guest_memory_begin(struct address_space *mapping,
+		       enum guest_memory_event event, pgoff_t start, pgoff_t end)
 {
 	struct guest_memory *guest = mapping_to_guest_memory(mapping);
 	struct guest_memory_notifier *first;
@@ -177,7 +223,7 @@ void guest_memory_begin(struct address_space *mapping,
 	/* They have one owner, so any of them will do. */
 	if (first)
 		first->ops->prepare(first);
-	__guest_memory_begin(guest, first, event, start, end);
+	return __guest_memory_begin(guest, first, event, start, end);
 }
 
 /**
@@ -197,7 +243,7 @@ void guest_memory_end(struct address_space *mapping,
 {
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 
-	__guest_memory_end(mapping_to_guest_memory(mapping), event, start, end);
+	__guest_memory_end(mapping_to_guest_memory(mapping), NULL, event, start, end);
 }
 
 /**
@@ -216,9 +262,10 @@ void guest_memory_error(struct address_space *mapping, pgoff_t start, pgoff_t en
 	struct guest_memory *guest = mapping_to_guest_memory(mapping);
 
 	spin_lock(&guest->lock);
-	__guest_memory_begin(guest, next_notifier(guest, NULL, start, end),
-			     GUEST_MEMORY_ERROR, start, end);
-	__guest_memory_end(guest, GUEST_MEMORY_ERROR, start, end);
+	/* Nobody is asked for consent. */
+	WARN_ON_ONCE(__guest_memory_begin(guest, next_notifier(guest, NULL, start, end),
+					  GUEST_MEMORY_ERROR, start, end));
+	__guest_memory_end(guest, NULL, GUEST_MEMORY_ERROR, start, end);
 	spin_unlock(&guest->lock);
 }
 

@@ -505,9 +505,11 @@ static int shmem_guest_map(struct inode *inode, pgoff_t start, pgoff_t end, bool
 		goto out;
 	}
 
-	guest_memory_begin(mapping, GUEST_MEMORY_MAP, start, end);
-	ret = shmem_guest_add(inode, &folios, &nr);
-	guest_memory_end(mapping, GUEST_MEMORY_MAP, start, end);
+	ret = guest_memory_begin(mapping, GUEST_MEMORY_MAP, start, end);
+	if (!ret) {
+		ret = shmem_guest_add(inode, &folios, &nr);
+		guest_memory_end(mapping, GUEST_MEMORY_MAP, start, end);
+	}
 	filemap_invalidate_unlock(mapping);
 out:
 	shmem_guest_drop_folios(&folios);
@@ -623,8 +625,8 @@ static void shmem_guest_remove(struct inode *inode, pgoff_t start, pgoff_t end)
 
 /*
  * Free what is allocated in the first chunk of [@start, end) of which any page is.
- * @start is then where to go on.  A failure leaves all as it was.  -EAGAIN if part of
- * it is in use.
+ * @start is then where to go on.  A failure leaves all as it was, but for a huge page
+ * that may be split.  -EAGAIN if part of it is in use.
  */
 static int shmem_guest_unmap(struct inode *inode, pgoff_t *start, pgoff_t end)
 {
@@ -649,7 +651,10 @@ static int shmem_guest_unmap(struct inode *inode, pgoff_t *start, pgoff_t end)
 
 	/* Then it goes as a whole. */
 	huge = folio_test_large(folio);
-	guest_memory_begin(mapping, GUEST_MEMORY_UNMAP, first, end);
+	ret = guest_memory_begin(mapping, GUEST_MEMORY_UNMAP, first, end);
+	if (ret)
+		goto unlock;
+
 	shmem_guest_remove(inode, first, end);
 	if (huge)
 		shmem_guest_mark_holes(mapping, first, end);
@@ -688,7 +693,8 @@ static int shmem_guest_unmap_next(struct inode *inode, pgoff_t *start, pgoff_t e
  * Context: Process context, may sleep, takes the invalidate_lock.
  * Return: 0; -EINVAL if the range is not aligned or goes past the end of the file;
  *	-ENOMEM, -ENOSPC or -EINTR if only pages at the start of the range were
- *	converted, also -EBUSY when freeing part of a huge page that is in use.
+ *	converted, also -EBUSY when freeing part of a huge page that is in use; what
+ *	the user of the memory refuses it with, usually before anything was converted.
  */
 long shmem_guest_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
 {
@@ -707,6 +713,15 @@ long shmem_guest_fallocate(struct file *file, int mode, loff_t offset, loff_t le
 	if (punch) {
 		inode_set_mtime_to_ts(inode, inode_set_ctime_current(inode));
 		inode_inc_iversion(inode);
+	}
+
+	/* One chunk is refused as a whole anyway. */
+	if (shmem_guest_chunk_end(start, end) < end) {
+		ret = guest_memory_allow(inode->i_mapping,
+					 punch ? GUEST_MEMORY_UNMAP : GUEST_MEMORY_MAP,
+					 start, end);
+		if (ret)
+			return ret;
 	}
 
 	/* What is done already, e.g. before a signal, is not worth a zap. */
@@ -801,12 +816,16 @@ static int shmem_guest_write_chunk(struct inode *inode, struct iov_iter *from,
 
 	if (shmem_guest_range_allocated(inode, start, end)) {
 		ret = -EEXIST;
-	} else {
-		guest_memory_begin(mapping, GUEST_MEMORY_MAP, start, start + nr);
-		ret = shmem_guest_add(inode, &folios, &added);
-		guest_memory_end(mapping, GUEST_MEMORY_MAP, start, start + nr);
+		goto unlock;
 	}
 
+	ret = guest_memory_begin(mapping, GUEST_MEMORY_FILL, start, start + nr);
+	if (!ret) {
+		ret = shmem_guest_add(inode, &folios, &added);
+		guest_memory_end(mapping, GUEST_MEMORY_FILL, start, start + nr);
+	}
+
+unlock:
 	filemap_invalidate_unlock(mapping);
 out:
 	shmem_guest_drop_folios(&folios);
@@ -827,7 +846,8 @@ out:
  *	as for any write.  Page faults of the source happen without the former.
  * Return: Number of bytes, all of them if nothing fails; if nothing was written,
  *	-EINVAL if the range is not aligned or goes past the end of the file,
- *	-EEXIST if part of it is allocated, -EFAULT, -ENOMEM, -ENOSPC or -EINTR.
+ *	-EEXIST if part of it is allocated, -EFAULT, -ENOMEM, -ENOSPC or -EINTR, or
+ *	what the user of the memory refuses it with.
  */
 ssize_t shmem_guest_write(struct kiocb *iocb, struct iov_iter *from)
 {
@@ -844,6 +864,10 @@ ssize_t shmem_guest_write(struct kiocb *iocb, struct iov_iter *from)
 
 	start = iocb->ki_pos >> PAGE_SHIFT;
 	end = start + (len >> PAGE_SHIFT);
+
+	ret = guest_memory_allow(inode->i_mapping, GUEST_MEMORY_FILL, start, end);
+	if (ret)
+		return ret;
 
 	/* What stops a chunk half-way is an error when it goes on from there. */
 	while (start < end) {

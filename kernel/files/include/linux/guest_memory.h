@@ -13,11 +13,14 @@ struct guest_memory_notifier;
  * @GUEST_MEMORY_MAP: pages are about to be allocated, i.e. become private
  * @GUEST_MEMORY_UNMAP: pages are about to be freed, i.e. become shared
  * @GUEST_MEMORY_ERROR: pages are lost to a hardware memory error
+ * @GUEST_MEMORY_FILL: pages are about to be allocated with a given content, which
+ *	is like @GUEST_MEMORY_MAP but for who has to allow it
  */
 enum guest_memory_event {
 	GUEST_MEMORY_MAP,
 	GUEST_MEMORY_UNMAP,
 	GUEST_MEMORY_ERROR,
+	GUEST_MEMORY_FILL,
 };
 
 /**
@@ -44,23 +47,29 @@ struct guest_memory_ops {
 
 /**
  * struct guest_memory_notifier_ops - what a user of guest memory is told
+ * @allow: May pages [@start, @end) change, or a negative error?  Asked once about
+ *	all that's to be changed, so that none of it is if the answer is no.
  * @prepare: A change is about to begin, and may be kept waiting.  Called for one
  *	of the notifiers concerned, before @begin is for any; not for
  *	GUEST_MEMORY_ERROR.
  * @begin: Pages [@start, @end) are about to change.  On return nothing may
  *	use them, nor what takes their place while they are not allocated, and
- *	nothing may begin to until @end is called.
+ *	nothing may begin to until @end is called.  Or, if by now they may not
+ *	change, a negative error, and all is as it was; not for
+ *	GUEST_MEMORY_ERROR.
  * @end: The change is done, or has failed.
  *
- * The range is within the registered one.  Every begin is followed by an end
- * with the same arguments.  All are called with the invalidate_lock of the
- * mapping held exclusively and may sleep, except for GUEST_MEMORY_ERROR, which
- * is delivered in atomic context.
+ * The range is within the registered one.  Every begin that succeeds is followed by
+ * an end with the same arguments.  All are called with the invalidate_lock of the
+ * mapping held, exclusively but for @allow, and may sleep, except for
+ * GUEST_MEMORY_ERROR, which is delivered in atomic context.
  */
 struct guest_memory_notifier_ops {
+	int (*allow)(struct guest_memory_notifier *notifier,
+		     enum guest_memory_event event, pgoff_t start, pgoff_t end);
 	void (*prepare)(struct guest_memory_notifier *notifier);
-	void (*begin)(struct guest_memory_notifier *notifier,
-		      enum guest_memory_event event, pgoff_t start, pgoff_t end);
+	int (*begin)(struct guest_memory_notifier *notifier,
+		     enum guest_memory_event event, pgoff_t start, pgoff_t end);
 	void (*end)(struct guest_memory_notifier *notifier,
 		    enum guest_memory_event event, pgoff_t start, pgoff_t end);
 };
@@ -93,8 +102,10 @@ int guest_memory_init(struct address_space *mapping,
 		      const struct guest_memory_ops *ops);
 void guest_memory_publish(struct address_space *mapping);
 void guest_memory_destroy(struct address_space *mapping);
-void guest_memory_begin(struct address_space *mapping,
-			enum guest_memory_event event, pgoff_t start, pgoff_t end);
+int guest_memory_allow(struct address_space *mapping,
+		       enum guest_memory_event event, pgoff_t start, pgoff_t end);
+int guest_memory_begin(struct address_space *mapping,
+		       enum guest_memory_event event, pgoff_t start, pgoff_t end);
 void guest_memory_end(struct address_space *mapping,
 		      enum guest_memory_event event, pgoff_t start, pgoff_t end);
 void guest_memory_error(struct address_space *mapping, pgoff_t start, pgoff_t end);
@@ -159,10 +170,18 @@ static inline void guest_memory_destroy(struct address_space *mapping)
 {
 }
 
-static inline void guest_memory_begin(struct address_space *mapping,
-				      enum guest_memory_event event,
-				      pgoff_t start, pgoff_t end)
+static inline int guest_memory_allow(struct address_space *mapping,
+				     enum guest_memory_event event,
+				     pgoff_t start, pgoff_t end)
 {
+	return 0;
+}
+
+static inline int guest_memory_begin(struct address_space *mapping,
+				     enum guest_memory_event event,
+				     pgoff_t start, pgoff_t end)
+{
+	return 0;
 }
 
 static inline void guest_memory_end(struct address_space *mapping,

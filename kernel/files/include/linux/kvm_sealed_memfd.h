@@ -9,6 +9,24 @@ struct folio;
 /* Whichever half of a memslot is in force. */
 #define KVM_EITHER_HALF	(KVM_FILTER_SHARED | KVM_FILTER_PRIVATE)
 
+/*
+ * Which half of a page is KVM to access for who gave it @gfn?  In a protected VM that
+ * is the guest, and the address tells; what tells is taken away from @gfn.  A memslot
+ * without a private half has a shared one only.
+ */
+static inline enum kvm_gfn_range_filter kvm_gfn_to_filter(struct kvm *kvm, gfn_t *gfn)
+{
+#ifdef CONFIG_KVM_PROTECTED_VM
+	gfn_t alias = *gfn & kvm->arch.gfn_direct_bits;
+
+	if (kvm_arch_is_protected(kvm)) {
+		*gfn -= alias;
+		return alias ? KVM_FILTER_SHARED : KVM_FILTER_PRIVATE;
+	}
+#endif
+	return KVM_EITHER_HALF;
+}
+
 /**
  * struct kvm_sealed_memfd_access - a page of a memslot, held in its state
  * @slot: the memslot
@@ -32,6 +50,8 @@ struct kvm_sealed_memfd_access {
 bool kvm_sealed_memfd_is_changing(const struct kvm_memory_slot *slot, gfn_t start,
 				  gfn_t end);
 int kvm_sealed_memfd_page_order(const struct kvm_memory_slot *slot, gfn_t gfn);
+int kvm_sealed_memfd_read_private(const struct kvm_memory_slot *slot, gfn_t gfn,
+				  void *data, int offset, int len);
 int kvm_sealed_memfd_read(const struct kvm_memory_slot *slot, gfn_t gfn,
 			  void *data, int offset, int len,
 			  enum kvm_gfn_range_filter filter);
@@ -49,7 +69,8 @@ int kvm_sealed_memfd_begin_access(struct kvm_sealed_memfd_access *access,
 				  const struct kvm_memory_slot *slot, gfn_t gfn,
 				  enum kvm_gfn_range_filter filter);
 int kvm_sealed_memfd_try_begin_access(struct kvm_sealed_memfd_access *access,
-				      const struct kvm_memory_slot *slot, gfn_t gfn);
+				      const struct kvm_memory_slot *slot, gfn_t gfn,
+				      enum kvm_gfn_range_filter filter);
 void kvm_sealed_memfd_end_access(struct kvm_sealed_memfd_access *access);
 bool kvm_sealed_memfd_fault_in(struct kvm_sealed_memfd_access *access,
 			       int offset, int len);
@@ -58,6 +79,11 @@ int kvm_sealed_memfd_get(const struct kvm_sealed_memfd_access *access,
 int kvm_sealed_memfd_put(const struct kvm_sealed_memfd_access *access,
 			 const void *data, int offset, int len);
 void kvm_sealed_memfd_report_error(const void *kaddr);
+
+void kvm_sealed_memfd_keep(const struct kvm_memory_slot *slot, gfn_t gfn);
+void kvm_sealed_memfd_request(struct kvm *kvm, gfn_t start, gfn_t nr_pages, bool private);
+int kvm_sealed_memfd_require_consent(struct kvm *kvm);
+void kvm_sealed_memfd_waive_consent(struct kvm *kvm);
 
 int kvm_arch_copy_mc(void *to, const void *from, int len);
 

@@ -25,7 +25,8 @@
  * held, too, which only keeps the file's own changes from beginning.
  *
  * KVM's own accesses, with kvm->srcu held like any use of a memslot, take the
- * half that is in force:
+ * half that is in force, or in protected VMs the one that the guest has addressed, see
+ * kvm_gfn_to_filter():
  *
  * - Reads take no lock and never wait.  A private page is read with a reference
  *   on it, so its memory isn't anything else's yet; if it is no longer in the file
@@ -45,6 +46,20 @@
  * - Whoever works on a page for longer than that gets a copy of it, of which the
  *   changes are written back, by kvm_vcpu_map_transient().  Mappings that stay,
  *   kvm_vcpu_map(), are refused.
+ *
+ * Consent: a guest that doesn't trust its VMM is asked before private pages are freed,
+ * or rather has to ask for it, see kvm_sealed_memfd_require_consent().  A bit for each
+ * page says that it has.  As long as it's set the page is not mapped, so KVM notices
+ * when the guest uses it nevertheless, and takes the bit back:
+ *
+ * - Who sets it does so with mmu_lock held for write, and unmaps the page then.
+ *
+ * - Who maps or accesses the page for the guest clears it, with mmu_lock held for read
+ *   at least.
+ *
+ * - Begin looks at it with mmu_lock held for write, and from there on to end nobody
+ *   maps or accesses the page.  So whatever the guest does was before that, and counts,
+ *   or comes after the change.
  *
  * References: the binding holds the file and is owned by the memslot; when the
  * memslot is changed the new one inherits it.  The memfd does not pin the VM.
@@ -69,11 +84,18 @@ struct kvm_sealed_memfd {
 	u16 as_id;
 	short id;
 	bool registered;
+	struct file *file;
 	/* From begin to end, which find the same one, also if they overlap. */
 	struct kvm_memory_slot *slot;
 	/* Pages that are changing, if any.  Protected by mmu_lock. */
 	pgoff_t change_start;
 	pgoff_t change_end;
+	/*
+	 * If it takes the guest's consent to free pages: those that it has asked to be
+	 * rid of, and not used since.  Set with the invalidate_lock and mmu_lock held
+	 * for write, while no vCPU runs.  For the bits see above.
+	 */
+	unsigned long *released;
 };
 
 static struct kvm_sealed_memfd *to_sealed_memfd(struct guest_memory_notifier *notifier)
@@ -124,6 +146,66 @@ static void kvm_sealed_memfd_set_change(struct kvm_sealed_memfd *sealed,
 	}
 }
 
+static unsigned long kvm_sealed_memfd_bit(const struct kvm_sealed_memfd *sealed,
+					  pgoff_t index)
+{
+	return index - sealed->notifier.node.start;
+}
+
+/* May the event be?  Unless mmu_lock is held for write, the answer may be outdated. */
+static int kvm_sealed_memfd_check_consent(struct kvm_sealed_memfd *sealed,
+					  enum guest_memory_event event,
+					  pgoff_t start, pgoff_t end)
+{
+	unsigned long pos, next, nr = kvm_sealed_memfd_bit(sealed, end);
+	pgoff_t base = sealed->notifier.node.start;
+
+	if (!sealed->released)
+		return 0;
+
+	switch (event) {
+	case GUEST_MEMORY_FILL:
+		return -EPERM;
+	case GUEST_MEMORY_UNMAP:
+		break;
+	default:
+		return 0;
+	}
+
+	for (pos = kvm_sealed_memfd_bit(sealed, start);
+	     (pos = find_next_zero_bit(sealed->released, nr, pos)) < nr; pos = next) {
+		next = find_next_bit(sealed->released, nr, pos);
+		if (guest_memory_range_allocated(sealed->file, base + pos, base + next))
+			return -EPERM;
+	}
+	return 0;
+}
+
+/* What was freed has to be asked for anew.  What wasn't, after all, is left as it is. */
+static void kvm_sealed_memfd_use_up_consent(struct kvm_sealed_memfd *sealed,
+					    pgoff_t start, pgoff_t end)
+{
+	unsigned long pos = kvm_sealed_memfd_bit(sealed, start);
+
+	lockdep_assert_held_write(&sealed->kvm->mmu_lock);
+
+	if (!sealed->released)
+		return;
+
+	for_each_set_bit_from(pos, sealed->released, kvm_sealed_memfd_bit(sealed, end)) {
+		if (!guest_memory_page_allocated(sealed->file,
+						 sealed->notifier.node.start + pos))
+			clear_bit(pos, sealed->released);
+	}
+}
+
+static int kvm_sealed_memfd_allow(struct guest_memory_notifier *notifier,
+				  enum guest_memory_event event,
+				  pgoff_t start, pgoff_t end)
+{
+	return kvm_sealed_memfd_check_consent(to_sealed_memfd(notifier), event, start, end);
+}
+
 static void kvm_sealed_memfd_prepare(struct guest_memory_notifier *notifier)
 {
 	struct kvm *kvm = to_sealed_memfd(notifier)->kvm;
@@ -133,14 +215,21 @@ static void kvm_sealed_memfd_prepare(struct guest_memory_notifier *notifier)
 		kvm_memslots_yield(kvm);
 }
 
-static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
-				   enum guest_memory_event event,
-				   pgoff_t start, pgoff_t end)
+/* Is it the private half that comes into force? */
+static bool kvm_sealed_memfd_is_map(enum guest_memory_event event)
+{
+	return event == GUEST_MEMORY_MAP || event == GUEST_MEMORY_FILL;
+}
+
+static int kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
+				  enum guest_memory_event event,
+				  pgoff_t start, pgoff_t end)
 {
 	struct kvm_sealed_memfd *sealed = to_sealed_memfd(notifier);
 	struct kvm *kvm = sealed->kvm;
 	struct kvm_memory_slot *slot;
 	unsigned long hva;
+	int r;
 
 	kvm_memslots_freeze(kvm);
 
@@ -148,6 +237,13 @@ static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 	sealed->slot = slot;
 
 	KVM_MMU_LOCK(kvm);
+	r = kvm_sealed_memfd_check_consent(sealed, event, start, end);
+	if (r) {
+		KVM_MMU_UNLOCK(kvm);
+		kvm_memslots_unfreeze(kvm);
+		return r;
+	}
+
 	atomic64_inc(&kvm->sealed_memfd_changes);
 	kvm_sealed_memfd_set_change(sealed, event, start, end);
 	if (slot) {
@@ -157,7 +253,7 @@ static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 			.end = kvm_sealed_memfd_gfn(slot, end),
 			.may_block = event != GUEST_MEMORY_ERROR,
 			/* The half that is to go out of force. */
-			.attr_filter = event == GUEST_MEMORY_MAP ?
+			.attr_filter = kvm_sealed_memfd_is_map(event) ?
 				       KVM_FILTER_SHARED : KVM_FILTER_PRIVATE,
 		};
 
@@ -181,6 +277,7 @@ static void kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 		hva = __gfn_to_hva_memslot(slot, kvm_sealed_memfd_gfn(slot, start));
 		gfn_to_pfn_cache_invalidate(kvm, hva, hva + ((end - start) << PAGE_SHIFT));
 	}
+	return 0;
 }
 
 /*
@@ -212,7 +309,7 @@ static void kvm_sealed_memfd_end(struct guest_memory_notifier *notifier,
 	struct kvm *kvm = sealed->kvm;
 
 	if (slot && event != GUEST_MEMORY_ERROR)
-		kvm_sealed_memfd_mark_dirty(slot, event == GUEST_MEMORY_MAP, start, end);
+		kvm_sealed_memfd_mark_dirty(slot, kvm_sealed_memfd_is_map(event), start, end);
 
 	if (slot) {
 		start_gfn = kvm_sealed_memfd_gfn(slot, start);
@@ -220,6 +317,8 @@ static void kvm_sealed_memfd_end(struct guest_memory_notifier *notifier,
 	}
 
 	KVM_MMU_LOCK(kvm);
+	if (event == GUEST_MEMORY_UNMAP)
+		kvm_sealed_memfd_use_up_consent(sealed, start, end);
 	kvm_sealed_memfd_set_change(sealed, event, 0, 0);
 	if (slot && event != GUEST_MEMORY_ERROR) {
 		/* Until here vCPUs may have found pages, and page tables, as they were. */
@@ -235,6 +334,7 @@ static void kvm_sealed_memfd_end(struct guest_memory_notifier *notifier,
 }
 
 static const struct guest_memory_notifier_ops kvm_sealed_memfd_notifier_ops = {
+	.allow		= kvm_sealed_memfd_allow,
 	.prepare	= kvm_sealed_memfd_prepare,
 	.begin		= kvm_sealed_memfd_begin,
 	.end		= kvm_sealed_memfd_end,
@@ -260,6 +360,22 @@ static int kvm_sealed_memfd_wait(const struct kvm_memory_slot *slot, bool interr
 	return guest_memory_wait(slot->gmem.file, interruptible);
 }
 
+/* Has the guest asked to be rid of any page of a naturally aligned range? */
+static bool kvm_sealed_memfd_any_released(const struct kvm_memory_slot *slot, gfn_t gfn,
+					  int order)
+{
+	unsigned long *released = slot->gmem.sealed->released;
+	gfn_t start, end;
+
+	if (!released)
+		return false;
+
+	start = max(round_down(gfn, 1ul << order), slot->base_gfn) - slot->base_gfn;
+	end = min(round_down(gfn, 1ul << order) + (1ul << order) - slot->base_gfn,
+		  slot->npages);
+	return find_next_bit(released, end, start) < end;
+}
+
 /**
  * kvm_sealed_memfd_page_order - how many private pages can be mapped as one?
  * @slot: memslot with a sealed memfd
@@ -278,6 +394,10 @@ static int kvm_sealed_memfd_wait(const struct kvm_memory_slot *slot, bool interr
 int kvm_sealed_memfd_page_order(const struct kvm_memory_slot *slot, gfn_t gfn)
 {
 	if ((slot->base_gfn ^ slot->gmem.pgoff) & ((1ul << PMD_ORDER) - 1))
+		return 0;
+
+	/* Those are not to be mapped along with others. */
+	if (kvm_sealed_memfd_any_released(slot, gfn, PMD_ORDER))
 		return 0;
 
 	return guest_memory_page_order(slot->gmem.file, kvm_sealed_memfd_index(slot, gfn));
@@ -328,6 +448,7 @@ static int kvm_sealed_memfd_commit(struct kvm *kvm, struct kvm_memory_slot *slot
 	sealed->notifier.owner = kvm_sealed_memfd_owner(kvm);
 	sealed->notifier.space = slot->as_id;
 	sealed->kvm = kvm;
+	sealed->file = slot->gmem.file;
 	sealed->as_id = slot->as_id;
 	sealed->id = slot->id;
 	sealed->registered = true;
@@ -366,6 +487,7 @@ static void kvm_sealed_memfd_unbind(struct kvm_memory_slot *slot)
 {
 	kvm_sealed_memfd_unregister(slot);
 	fput(slot->gmem.file);
+	kvfree(slot->gmem.sealed->released);
 	kfree(slot->gmem.sealed);
 }
 
@@ -558,9 +680,20 @@ static int kvm_sealed_memfd_copy_to_user(void __user *to, const void *from, int 
 	}
 }
 
-/* Returns -ENOENT if the page is shared, also if it has just become that. */
-static int kvm_sealed_memfd_read_private(const struct kvm_memory_slot *slot, gfn_t gfn,
-					 void *data, int offset, int len)
+/**
+ * kvm_sealed_memfd_read_private - read private guest memory
+ * @slot: memslot with a sealed memfd
+ * @gfn: page
+ * @data: where to copy it to
+ * @offset: where the data begin in the page
+ * @len: number of bytes, not beyond the end of the page
+ *
+ * Context: Any but interrupt, kvm->srcu held.
+ * Return: 0, -ENOENT if the page is shared, also if it has just become that,
+ *	-EHWPOISON if it's lost, -EFAULT if that turned out now.
+ */
+int kvm_sealed_memfd_read_private(const struct kvm_memory_slot *slot, gfn_t gfn,
+				  void *data, int offset, int len)
 {
 	struct file *file = slot->gmem.file;
 	struct folio *folio;
@@ -656,6 +789,163 @@ kvm_sealed_memfd_settled_half(const struct kvm_memory_slot *slot, gfn_t gfn)
 }
 
 /**
+ * kvm_sealed_memfd_keep - a guest uses a private page, and thus wants to have it
+ * @slot: memslot with a sealed memfd
+ * @gfn: page that is mapped, or accessed on the guest's behalf
+ *
+ * Withdraws the guest's consent to free it, if any.
+ *
+ * Context: Any, kvm->srcu and mmu_lock held.
+ */
+void kvm_sealed_memfd_keep(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	unsigned long *released = slot->gmem.sealed->released;
+	unsigned long pos = gfn - slot->base_gfn;
+
+	lockdep_assert_held(&slot->gmem.sealed->kvm->mmu_lock);
+
+	if (released && test_bit(pos, released))
+		clear_bit(pos, released);
+}
+
+/**
+ * kvm_sealed_memfd_request - a guest asks for pages to be converted
+ * @kvm: the VM
+ * @start: first gfn
+ * @nr_pages: number of pages, which may have memslots or not
+ * @private: to what they are to be converted
+ *
+ * It is for userspace to do that.  If the VM is one where it takes the guest's consent
+ * to free private pages, this is how it is given, or withdrawn.  It's used up when the
+ * page is freed.
+ *
+ * Context: Process context, kvm->srcu held, may sleep, takes mmu_lock.
+ */
+void kvm_sealed_memfd_request(struct kvm *kvm, gfn_t start, gfn_t nr_pages, bool private)
+{
+	struct kvm_gfn_range range = {
+		.may_block = true,
+		.attr_filter = KVM_FILTER_PRIVATE,
+	};
+	struct kvm_memslot_iter iter;
+	unsigned long *released;
+
+	might_sleep();
+
+	KVM_MMU_LOCK(kvm);
+	kvm_for_each_memslot_in_gfn_range(&iter, kvm_memslots(kvm), start, start + nr_pages) {
+		range.slot = iter.slot;
+		if (!kvm_slot_has_sealed_memfd(range.slot))
+			continue;
+		released = range.slot->gmem.sealed->released;
+		if (!released)
+			continue;
+
+		range.start = max(start, range.slot->base_gfn);
+		range.end = min(start + nr_pages, range.slot->base_gfn + range.slot->npages);
+		if (private) {
+			bitmap_clear(released, range.start - range.slot->base_gfn,
+				     range.end - range.start);
+			continue;
+		}
+
+		bitmap_set(released, range.start - range.slot->base_gfn,
+			   range.end - range.start);
+		/*
+		 * See if it's used all the same.  This may release mmu_lock meanwhile.
+		 * Faults are no problem: what they map isn't invalid.
+		 */
+		if (kvm_unmap_gfn_range(kvm, &range))
+			kvm_flush_remote_tlbs(kvm);
+	}
+	KVM_MMU_UNLOCK(kvm);
+}
+
+static int kvm_sealed_memfd_set_released(struct kvm_memory_slot *slot,
+					 unsigned long *released)
+{
+	struct kvm_sealed_memfd *sealed = slot->gmem.sealed;
+	struct address_space *mapping = sealed->file->f_mapping;
+
+	/* A change that goes on may be waiting for memory. */
+	if (released) {
+		if (down_write_killable(&mapping->invalidate_lock))
+			return -EINTR;
+	} else {
+		filemap_invalidate_lock(mapping);
+	}
+
+	KVM_MMU_LOCK(sealed->kvm);
+	swap(sealed->released, released);
+	KVM_MMU_UNLOCK(sealed->kvm);
+	filemap_invalidate_unlock(mapping);
+
+	kvfree(released);
+	return 0;
+}
+
+/**
+ * kvm_sealed_memfd_waive_consent - undo kvm_sealed_memfd_require_consent()
+ * @kvm: the VM, without any vCPU that has run
+ *
+ * Context: Process context, may sleep, slots_lock held, takes the memfds'
+ *	invalidate_locks and mmu_lock.
+ */
+void kvm_sealed_memfd_waive_consent(struct kvm *kvm)
+{
+	struct kvm_memory_slot *slot;
+	int bkt;
+
+	lockdep_assert_held(&kvm->slots_lock);
+
+	kvm_for_each_memslot(slot, bkt, __kvm_memslots(kvm, 0)) {
+		if (kvm_slot_has_sealed_memfd(slot) && slot->gmem.sealed->released)
+			kvm_sealed_memfd_set_released(slot, NULL);
+	}
+}
+
+/**
+ * kvm_sealed_memfd_require_consent - have private pages freed only if the guest asks
+ * @kvm: the VM, without any vCPU that has run, or memslots that will change
+ *
+ * On return all private pages are there to stay, with their content, whoever has
+ * descriptors of the files: none is freed that the guest hasn't asked to be rid of, see
+ * kvm_sealed_memfd_request(), and none is given content.  They may be allocated.  This
+ * ends with the VM.
+ *
+ * Context: Process context, may sleep, slots_lock held, takes the memfds'
+ *	invalidate_locks and mmu_lock.
+ * Return: 0, -ENOMEM, or -EINTR if there's a fatal signal; then all is as it was.
+ */
+int kvm_sealed_memfd_require_consent(struct kvm *kvm)
+{
+	struct kvm_memory_slot *slot;
+	unsigned long *released;
+	int bkt, r;
+
+	lockdep_assert_held(&kvm->slots_lock);
+
+	kvm_for_each_memslot(slot, bkt, __kvm_memslots(kvm, 0)) {
+		if (!kvm_slot_has_sealed_memfd(slot))
+			continue;
+
+		r = -ENOMEM;
+		released = kvcalloc(BITS_TO_LONGS(slot->npages), sizeof(long),
+				    GFP_KERNEL_ACCOUNT);
+		if (released) {
+			r = kvm_sealed_memfd_set_released(slot, released);
+			if (r)
+				kvfree(released);
+		}
+		if (r) {
+			kvm_sealed_memfd_waive_consent(kvm);
+			return r;
+		}
+	}
+	return 0;
+}
+
+/**
  * kvm_sealed_memfd_read - read guest memory, private or shared
  * @slot: memslot with a sealed memfd
  * @gfn: page
@@ -675,6 +965,12 @@ int kvm_sealed_memfd_read(const struct kvm_memory_slot *slot, gfn_t gfn,
 {
 	enum kvm_gfn_range_filter half;
 	int r;
+
+	if (filter == KVM_FILTER_PRIVATE && kvm_sealed_memfd_any_released(slot, gfn, 0)) {
+		read_lock(&slot->gmem.sealed->kvm->mmu_lock);
+		kvm_sealed_memfd_keep(slot, gfn);
+		read_unlock(&slot->gmem.sealed->kvm->mmu_lock);
+	}
 
 	do {
 		if (!kvm_sealed_memfd_accessible(slot))
@@ -741,6 +1037,9 @@ static int kvm_sealed_memfd_init_access(struct kvm_sealed_memfd_access *access,
 	folio = guest_memory_get_folio_nowait(slot->gmem.file, index);
 	if (IS_ERR(folio) && folio != ERR_PTR(-ENOENT))
 		return PTR_ERR(folio);
+
+	if (!IS_ERR(folio))
+		kvm_sealed_memfd_keep(slot, gfn);
 
 	access->slot = slot;
 	if (IS_ERR(folio)) {
@@ -816,6 +1115,7 @@ int kvm_sealed_memfd_begin_access(struct kvm_sealed_memfd_access *access,
  * @access: filled in
  * @slot: memslot with a sealed memfd
  * @gfn: page
+ * @filter: which half is asked for, or KVM_EITHER_HALF
  *
  * The same as kvm_sealed_memfd_begin_access() without waiting for anything.
  *
@@ -824,7 +1124,8 @@ int kvm_sealed_memfd_begin_access(struct kvm_sealed_memfd_access *access,
  * Return: 0, or a negative value if that isn't possible, or not now.
  */
 int kvm_sealed_memfd_try_begin_access(struct kvm_sealed_memfd_access *access,
-				      const struct kvm_memory_slot *slot, gfn_t gfn)
+				      const struct kvm_memory_slot *slot, gfn_t gfn,
+				      enum kvm_gfn_range_filter filter)
 {
 	struct kvm *kvm = slot->gmem.sealed->kvm;
 	int r;
@@ -833,7 +1134,7 @@ int kvm_sealed_memfd_try_begin_access(struct kvm_sealed_memfd_access *access,
 	if (IS_ENABLED(CONFIG_PREEMPT_RT) || !read_trylock(&kvm->mmu_lock))
 		return -EBUSY;
 
-	r = kvm_sealed_memfd_init_access(access, slot, gfn, KVM_EITHER_HALF);
+	r = kvm_sealed_memfd_init_access(access, slot, gfn, filter);
 	if (r)
 		read_unlock(&kvm->mmu_lock);
 	else
@@ -1079,6 +1380,20 @@ int kvm_sealed_memfd_prepare_replace(const struct kvm_memory_slot *old,
 	new->gmem.pgoff = kvm_sealed_memfd_index(old, new->base_gfn);
 	new->gmem.sealed = sealed;
 	return 0;
+}
+
+/**
+ * kvm_sealed_memfd_requires_consent - does it take a guest to free private pages?
+ * @slot: memslot with a sealed memfd
+ *
+ * Such a memslot stays as it is.
+ *
+ * Context: Process context, slots_lock held.
+ * Return: true after kvm_sealed_memfd_require_consent().
+ */
+bool kvm_sealed_memfd_requires_consent(const struct kvm_memory_slot *slot)
+{
+	return slot->gmem.sealed->released;
 }
 
 /**

@@ -287,13 +287,15 @@ void kvm_sealed_memfd_record_steal_time(struct kvm_vcpu *vcpu,
 {
 	struct kvm_sealed_memfd_access access = {};
 	int r, base = offset_in_page(gpa);
+	enum kvm_gfn_range_filter filter;
+	gfn_t gfn = gpa_to_gfn(gpa);
 	s64 changes = 0;
 	u8 preempted = 0;
 	bool flush;
 
+	filter = kvm_gfn_to_filter(vcpu->kvm, &gfn);
 	do {
-		r = kvm_sealed_memfd_begin_access(&access, slot, gpa_to_gfn(gpa),
-						  KVM_EITHER_HALF);
+		r = kvm_sealed_memfd_begin_access(&access, slot, gfn, filter);
 		if (r)
 			break;
 		changes = atomic64_read(&vcpu->kvm->sealed_memfd_changes);
@@ -313,7 +315,7 @@ void kvm_sealed_memfd_record_steal_time(struct kvm_vcpu *vcpu,
 
 	if (!r)
 		vcpu->arch.st.preempted = 0;
-	mark_page_dirty_in_slot(vcpu->kvm, slot, gpa_to_gfn(gpa));
+	mark_page_dirty_in_slot(vcpu->kvm, slot, gfn);
 }
 
 /**
@@ -333,8 +335,11 @@ void kvm_sealed_memfd_set_preempted(struct kvm_vcpu *vcpu,
 	int offset = offset_in_page(gpa) + offsetof(struct kvm_steal_time, preempted);
 	static const u8 preempted = KVM_VCPU_PREEMPTED;
 	struct kvm_sealed_memfd_access access;
+	enum kvm_gfn_range_filter filter;
+	gfn_t gfn = gpa_to_gfn(gpa);
 
-	if (kvm_sealed_memfd_try_begin_access(&access, slot, gpa_to_gfn(gpa)))
+	filter = kvm_gfn_to_filter(vcpu->kvm, &gfn);
+	if (kvm_sealed_memfd_try_begin_access(&access, slot, gfn, filter))
 		return;
 
 	if (!kvm_sealed_memfd_put(&access, &preempted, offset, sizeof(preempted))) {
@@ -344,7 +349,7 @@ void kvm_sealed_memfd_set_preempted(struct kvm_vcpu *vcpu,
 	}
 	kvm_sealed_memfd_end_access(&access);
 
-	mark_page_dirty_in_slot(vcpu->kvm, slot, gpa_to_gfn(gpa));
+	mark_page_dirty_in_slot(vcpu->kvm, slot, gfn);
 }
 
 /**

@@ -9,7 +9,7 @@
 /*
  * In a VM with a shared GPA bit what KVM does for an instruction of the guest's
  * asks for one half, as do the guest's own accesses; the page tables are walked in
- * whichever there is.
+ * whichever there is, unless the VM is protected.
  */
 static inline enum kvm_gfn_range_filter kvm_gpa_to_filter(struct kvm *kvm, gpa_t gpa)
 {
