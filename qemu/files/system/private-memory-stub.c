@@ -37,6 +37,11 @@ uint64_t private_memory_skip(const MemoryRegion *mr, uint64_t *offset,
     return size;
 }
 
+bool private_memory_is_final(Error **errp)
+{
+    return false;
+}
+
 bool private_memory_watch_dma;
 
 void private_memory_check_dma(AddressSpace *as, hwaddr addr, hwaddr size)

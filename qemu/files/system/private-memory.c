@@ -53,6 +53,8 @@ struct PrivateMemory {
     bool resetting;
     /* The last reset has failed. */
     bool unusable;
+    /* A protected guest is final, that's its measurement in hex. */
+    char *measurement;
 
     /* Held for one chunk, whose state nobody else changes meanwhile. */
     QemuMutex lock;
@@ -908,6 +910,36 @@ bool private_memory_usable(PrivateMemory *pm)
     return !pm->unusable;
 }
 
+void private_memory_set_final(PrivateMemory *pm, const uint8_t *measurement,
+                              size_t size)
+{
+    g_autoptr(GString) hex = g_string_new(NULL);
+    size_t i;
+
+    assert(!pm->measurement);
+    for (i = 0; i < size; i++) {
+        g_string_append_printf(hex, "%02x", measurement[i]);
+    }
+    trace_private_memory_final(hex->str);
+    pm->measurement = g_strdup(hex->str);
+}
+
+bool private_memory_is_final(Error **errp)
+{
+    PrivateMemory *pm;
+
+    if (!current_machine) {
+        return false;
+    }
+    pm = current_machine->private_memory;
+    if (!pm || !pm->measurement) {
+        return false;
+    }
+    error_setg(errp, "the guest is protected: QEMU has no access to the state "
+               "of its CPUs");
+    return true;
+}
+
 int private_memory_fd(const MemoryRegion *mr)
 {
     PrivateMemory *pm = mr->ram_block->private_memory;
@@ -1135,6 +1167,7 @@ static void private_memory_finalize(Object *obj)
     }
     qemu_mutex_destroy(&pm->lock);
     qemu_mutex_destroy(&pm->dma_lock);
+    g_free(pm->measurement);
     g_free(pm->asked);
     g_free(pm->exceptions);
     g_hash_table_destroy(pm->dma_devices);
@@ -1287,6 +1320,9 @@ PrivateMemoryInfo *coroutine_fn qmp_query_private_memory(Error **errp)
     info->failures = stat64_get(&pm->failures);
     info->dma = stat64_get(&pm->dma);
     info->leftover = private_memory_count_leftovers(pm);
+    info->q_protected = current_machine->private_memory_protected;
+    info->final = pm->measurement;
+    info->measurement = g_strdup(pm->measurement);
     return info;
 }
 
@@ -1314,4 +1350,9 @@ void coroutine_fn hmp_info_private_memory(Monitor *mon, const QDict *qdict)
     monitor_printf(mon, "failed conversions: %" PRIu64 "\n", info->failures);
     monitor_printf(mon, "accesses by devices: %" PRIu64 "\n", info->dma);
     monitor_printf(mon, "leftover: %" PRIu64 "\n", info->leftover);
+    monitor_printf(mon, "protected: %s\n", info->q_protected ? "yes" : "no");
+    monitor_printf(mon, "final: %s\n", info->final ? "yes" : "no");
+    if (info->measurement) {
+        monitor_printf(mon, "measurement: %s\n", info->measurement);
+    }
 }

@@ -224,4 +224,19 @@ uint64_t private_memory_skip(const MemoryRegion *mr, uint64_t *offset,
  */
 uint64_t private_memory_conversions(PrivateMemory *pm);
 
+/**
+ * private_memory_set_final: Remember that a protected guest is final
+ * @pm: the private half of the machine's RAM
+ * @measurement: what KVM has measured
+ * @size: size of that in bytes
+ */
+void private_memory_set_final(PrivateMemory *pm, const uint8_t *measurement,
+                              size_t size);
+
+/**
+ * private_memory_is_final: Is the state of CPUs out of reach?
+ * @errp: set if so, for those who need it
+ */
+bool private_memory_is_final(Error **errp);
+
 #endif
