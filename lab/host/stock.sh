@@ -1,22 +1,25 @@
 # shellcheck shell=dash disable=SC3045,SC2034,SC2154
 # SPDX-License-Identifier: GPL-2.0-only
 # Sourced in the emulated host: a stock guest, which does what it is told, and its
-# QEMU's monitor. $mode is "private", wholly private by one switch of QEMU's; or
-# "ordinary", for comparison. Who calls has give_up MESSAGE, see guest.sh.
+# QEMU's monitor. $mode is "private", wholly private by one switch of QEMU's;
+# "protected", from QEMU as well, by another; or "ordinary", for comparison. Who calls has give_up MESSAGE, see guest.sh.
 # shellcheck source=lab/host/guest.sh
 . /opt/guest.sh
 
 cr=$(printf '\r')
 
 # stock KERNEL OPTION...: a guest of that kernel, see lab/build-stock, with $memory,
-# $cpus and, on its command line, $append. $patience: seconds for it to come up, or to do
-# what it is told
-memory=512M cpus=1 patience=300 append=
+# $cpus and, on its command line, $append; if protected, with the host's key $key.
+# $patience: seconds for it to come up, or to do what it is told
+memory=512M cpus=1 patience=300 append= key=
 stock() {
 	local machine=q35
 	kernel=$1
 	shift
-	[ "$mode" = ordinary ] || machine=$machine,private-memory-isolation=on
+	case $mode in
+	private) machine=$machine,private-memory-isolation=on ;;
+	protected) machine=$machine,private-memory-protected=on${key:+,private-memory-key=$key} ;;
+	esac
 	[ -e agent.in ] || mkfifo agent.in agent.out
 	[ -e qmp.in ] || mkfifo qmp.in qmp.out
 	exec 4<>agent.in 5<>agent.out 6<>qmp.in 7<>qmp.out

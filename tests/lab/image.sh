@@ -33,7 +33,7 @@ image() {
 run_image() {
 	stub qemu <<-'END'
 		case "$*" in
-		*,help*) echo '  private-memory-isolation=<bool>' ;;
+		*,help*) printf '  %s=<bool>\n' private-memory-isolation private-memory-protected ;;
 		*netdev*help*) echo user ;;
 		esac
 	END
@@ -65,6 +65,15 @@ test_grub_in_root_file_system() {
 	said 'format=raw'
 	[ "$(cat "$T"/run-image.*/initrd)" = initrd ]
 	cmp "$T"/run-image.*/kernel "$T/tree/boot/vmlinuz-6.12.118+deb13-cloud-amd64"
+}
+
+test_protected() {
+	debian 6.12.118+deb13-amd64
+	image "$T/tree" ext4
+	run_image --protected --key logon:guestseal:vm "$T/disk" || { cat "$T/said"; return 1; }
+	said 'machine q35,private-memory-protected=on,private-memory-key=logon:guestseal:vm'
+	fails run_image --key 1 "$T/disk"
+	fails run_image --protected --ordinary "$T/disk"
 }
 
 test_qcow2() {
