@@ -11,7 +11,7 @@ cr=$(printf '\r')
 # stock KERNEL OPTION...: a guest of that kernel, see lab/build-stock, with $memory,
 # $cpus and, on its command line, $append; if protected, with the host's key $key.
 # $patience: seconds for it to come up, or to do what it is told
-memory=512M cpus=1 patience=300 append= key=
+memory=512M cpus=1 patience=300 append='' key=''
 stock() {
 	local machine=q35
 	kernel=$1

@@ -72,6 +72,9 @@ test_protected() {
 	image "$T/tree" ext4
 	run_image --protected --key logon:guestseal:vm "$T/disk" || { cat "$T/said"; return 1; }
 	said 'machine q35,private-memory-protected=on,private-memory-key=logon:guestseal:vm'
+	said ' panic=10'
+	run_image --protected --append panic=1 "$T/disk" && ! said ' panic=10'
+	fails run_image --protected --snapshot "$T/disk"
 	fails run_image --key 1 "$T/disk"
 	fails run_image --protected --ordinary "$T/disk"
 }
