@@ -39,9 +39,15 @@
 static struct kvm_measurement_page *pages;
 static size_t nr_pages, max_pages;
 
-/* All records but pages and the end */
+/* All records but pages and the end, each of them aligned */
+#define HEAD_ALIGN 8
 static uint8_t *head;
 static size_t head_size;
+
+static size_t head_space(const struct kvm_measurement_record *record)
+{
+	return (sizeof(*record) + record->len + HEAD_ALIGN - 1) & -(size_t)HEAD_ALIGN;
+}
 
 static void *xrealloc(void *p, size_t size)
 {
@@ -155,16 +161,18 @@ static void add_launch(const char *name)
 			errx(1, "%s: record at %zu goes past the end", name, at);
 
 		if (record.type == KVM_MEASUREMENT_PAGE) {
-			const struct kvm_measurement_page *page;
+			struct kvm_measurement_page page;
 
-			page = (void *)(data + at + sizeof(record));
-			if (record.len != sizeof(*page) || page->gpa % PAGE)
+			if (record.len != sizeof(page))
 				errx(1, "%s: bad page at %zu", name, at);
-			load(page->gpa, page->content, PAGE);
+			memcpy(&page, data + at + sizeof(record), sizeof(page));
+			if (page.gpa % PAGE)
+				errx(1, "%s: bad page at %zu", name, at);
+			load(page.gpa, page.content, PAGE);
 		} else if (record.type != KVM_MEASUREMENT_END) {
-			head = xrealloc(head, head_size + sizeof(record) + record.len);
+			head = xrealloc(head, head_size + head_space(&record));
 			memcpy(head + head_size, data + at, sizeof(record) + record.len);
-			head_size += sizeof(record) + record.len;
+			head_size += head_space(&record);
 		}
 		at += sizeof(record) + record.len;
 	}
@@ -178,7 +186,7 @@ static const struct kvm_measurement_record *next_record(size_t *at)
 
 	if (*at == head_size)
 		return NULL;
-	*at += sizeof(*record) + record->len;
+	*at += head_space(record);
 	return record;
 }
 
