@@ -34,7 +34,7 @@
 #define CMDLINE 0x20000
 #define LOW_END 0x90000
 #define KERNEL 0x100000
-#define INITRD_GUARD 0x20000
+#define INITRD_GUARD 0x28000
 
 static struct kvm_measurement_page *pages;
 static size_t nr_pages, max_pages;

@@ -84,7 +84,7 @@ test_linux_takes_the_place_of_another() {
 	said "page 0x20000 $({ printf quiet; zeros 4091; } | sha384)"
 	said "page 0x100000 $(content k | sha384)"
 	said "page 0x101000 $(content l | sha384)"
-	said "page 0x7de000 $(content i | sha384)"
+	said "page 0x7d6000 $(content i | sha384)"
 	[ "$(grep -c ^page "$T/said")" = 5 ]
 	fails measure -k "$T/initrd" "$T/launch"
 	said 'is not a bzImage'
