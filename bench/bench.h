@@ -80,29 +80,4 @@ static inline void enable_huge_pages(void)
 	close(fd);
 }
 
-struct figure {
-	long median;
-	double spread; /* from least to most, in per cent of the median */
-};
-
-static inline int compare_longs(const void *a, const void *b)
-{
-	long x = *(const long *)a, y = *(const long *)b;
-
-	return (x > y) - (x < y);
-}
-
-/* Sorts the values. */
-static inline struct figure figure_of(long values[REPEATS])
-{
-	long median;
-
-	qsort(values, REPEATS, sizeof(*values), compare_longs);
-	median = values[REPEATS / 2];
-	return (struct figure){
-		.median = median,
-		.spread = 100.0 * (values[REPEATS - 1] - values[0]) / median,
-	};
-}
-
 #endif

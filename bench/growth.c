@@ -45,6 +45,13 @@ static void make_history(struct vm *vm, unsigned int conversions)
 	}
 }
 
+static int compare_longs(const void *a, const void *b)
+{
+	long x = *(const long *)a, y = *(const long *)b;
+
+	return (x > y) - (x < y);
+}
+
 /* There and back: the median of several. */
 static long cycle(struct vm *vm, size_t size, int cycles)
 {

@@ -3,15 +3,15 @@
  * What does it cost to convert scattered pages to private, if private memory is
  * in memslots of its own, or in a guest-sealed memfd? Three ways: deleting the
  * memslot and adding its parts again; KVM_SPLIT_MEMORY_REGION and then replacing
- * the page's memslot; fallocate. Prints a table; writes all samples as JSON to
- * the file that is named as argument.
+ * the page's memslot; fallocate. Writes all samples as JSON to the file that is
+ * named as argument.
  */
 #include <linux/kvm.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
 #include "bench.h"
+#include "lib/samples.h"
 
 #define PAGE 4096UL
 #define NR_PAGES 4096UL
@@ -32,14 +32,6 @@ struct guest {
 	unsigned int rest, slots;
 	unsigned long rest_page;
 };
-
-/* Instructions for a conversion, and memslots when that many pages are converted. */
-struct sample {
-	long convert;
-	unsigned int slots;
-};
-
-static struct sample samples[NR_WAYS][NR_COUNTS][REPEATS];
 
 static void set_slot(struct guest *guest, unsigned int slot, char *memory, unsigned long page,
 		     unsigned long nr)
@@ -154,13 +146,12 @@ static void map_all(struct guest *guest)
 }
 
 /* The last conversion of so many. */
-static struct sample measure(int way, unsigned int count)
+static void measure(int way, unsigned int count, int keep)
 {
 	unsigned long stride = NR_PAGES / (MOST_PAGES + 1), page = stride;
-	struct sample sample;
 	struct guest guest;
 	unsigned int i;
-	long begin;
+	long begin, took;
 
 	create_guest(&guest, way);
 	for (i = 1; i < count; i++, page += stride)
@@ -171,70 +162,11 @@ static struct sample measure(int way, unsigned int count)
 
 	begin = now();
 	convert(&guest, way, page);
-	sample.convert = now() - begin;
-	sample.slots = guest.slots;
+	took = now() - begin;
+	if (keep)
+		sample("\"way\": \"%s\", \"pages\": %u, \"convert\": %ld, \"memslots\": %u",
+		       names[way], count, took, guest.slots);
 	destroy_guest(&guest);
-	return sample;
-}
-
-static struct figure conversion(int way, size_t count)
-{
-	long costs[REPEATS];
-	int i;
-
-	for (i = 0; i < REPEATS; i++)
-		costs[i] = samples[way][count][i].convert;
-	return figure_of(costs);
-}
-
-static void print_table(void)
-{
-	struct figure figure;
-	size_t count;
-	int way;
-
-	printf("| Page no. |");
-	for (way = 0; way < NR_WAYS; way++)
-		printf(" %s | memslots |", names[way]);
-	printf("\n|--:|--:|--:|--:|--:|--:|--:|\n");
-	for (count = 0; count < NR_COUNTS; count++) {
-		printf("| %u |", counts[count]);
-		for (way = 0; way < NR_WAYS; way++) {
-			figure = conversion(way, count);
-			printf(" %ld (%.1f %%) | %u |", figure.median, figure.spread,
-			       samples[way][count][0].slots);
-		}
-		printf("\n");
-	}
-}
-
-static void write_json(const char *path)
-{
-	const char *separator = "";
-	FILE *file = fopen(path, "w");
-	size_t count;
-	int way, i;
-
-	if (!file)
-		err(1, "%s", path);
-	fprintf(file, "[");
-	for (count = 0; count < NR_COUNTS; count++) {
-		for (i = 0; i < REPEATS; i++) {
-			for (way = 0; way < NR_WAYS; way++) {
-				struct sample *sample = &samples[way][count][i];
-
-				fprintf(file,
-					"%s\n{\"way\": \"%s\", \"pages\": %u, \"convert\": %ld, "
-					"\"memslots\": %u}",
-					separator, names[way], counts[count], sample->convert,
-					sample->slots);
-				separator = ",";
-			}
-		}
-	}
-	fprintf(file, "\n]\n");
-	if (fclose(file))
-		err(1, "%s", path);
 }
 
 int main(int argc, char **argv)
@@ -245,18 +177,14 @@ int main(int argc, char **argv)
 	if (argc != 2)
 		errx(2, "usage: splitting SAMPLES.json");
 
+	samples_begin(argv[1]);
 	for (count = 0; count < NR_COUNTS; count++) {
 		/* The first round is to warm up. */
-		for (i = -1; i < REPEATS; i++) {
-			for (way = 0; way < NR_WAYS; way++) {
-				struct sample sample = measure(way, counts[count]);
-
-				if (i >= 0)
-					samples[way][count][i] = sample;
-			}
+		for (i = first_round(); i < repeats(); i++) {
+			for (way = 0; way < NR_WAYS; way++)
+				measure(way, counts[count], i >= 0);
 		}
 	}
-	print_table();
-	write_json(argv[1]);
+	samples_end();
 	return 0;
 }

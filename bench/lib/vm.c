@@ -25,6 +25,8 @@ const char *const kind_names[NR_KINDS] = {
 	[GUEST_MEMFD] = "guest_memfd",
 	[BARE] = "bare memfd",
 	[BARE_HUGE] = "bare memfd, huge pages",
+	[MAPPED] = "memfd",
+	[MAPPED_HUGE] = "memfd, huge pages",
 };
 
 /*
@@ -37,6 +39,11 @@ asm(".pushsection .rodata\n"
     "	add %rdx, %rsi\n"
     "	dec %r8\n"
     "	jnz code_write\n"
+    "	jmp done\n"
+    "code_read: movb (%rsi), %al\n"
+    "	add %rdx, %rsi\n"
+    "	dec %r8\n"
+    "	jnz code_read\n"
     "	jmp done\n"
     "code_explicit: mov %rdx, %r10\n"
     "1:	mov $12, %eax\n"
@@ -61,10 +68,12 @@ asm(".pushsection .rodata\n"
     "done: out %al, $0x10\n"
     "code_end:\n"
     ".popsection\n");
-extern const char code_begin[], code_write[], code_explicit[], code_implicit[], code_end[];
+extern const char code_begin[], code_write[], code_read[], code_explicit[], code_implicit[],
+	code_end[];
 
 static const char *const codes[] = {
 	[GUEST_WRITE] = code_write,
+	[GUEST_READ] = code_read,
 	[GUEST_EXPLICIT] = code_explicit,
 	[GUEST_IMPLICIT] = code_implicit,
 };
@@ -85,8 +94,8 @@ static void enable(struct vm *vm, unsigned int cap, unsigned long argument)
 	check(ioctl(vm->fd, KVM_ENABLE_CAP, &enable), "KVM_ENABLE_CAP");
 }
 
-/* Anonymous, of huge pages or of none. */
-static char *map(size_t size, int huge)
+/* Of huge pages or of none; anonymous if MEMFD is -1. */
+static char *map(size_t size, int huge, int memfd)
 {
 	char *address = mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -98,13 +107,23 @@ static char *map(size_t size, int huge)
 		munmap(address, gap);
 	munmap(address + gap + size, HUGE_PAGE - gap);
 	address += gap;
+	if (memfd >= 0 && mmap(address, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memfd,
+			       0) == MAP_FAILED)
+		err(1, "mmap of a memfd");
 	check(madvise(address, size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE), "madvise");
 	return address;
 }
 
 static int is_huge(const struct vm *vm)
 {
-	return vm->kind == ANONYMOUS_HUGE || vm->kind == GUESTSEAL_HUGE || vm->kind == BARE_HUGE;
+	return vm->kind == ANONYMOUS_HUGE || vm->kind == GUESTSEAL_HUGE || vm->kind == BARE_HUGE ||
+	       vm->kind == MAPPED_HUGE;
+}
+
+/* Is the memfd all the memory there is, with nothing private? */
+static int is_mapped(const struct vm *vm)
+{
+	return vm->kind == MAPPED || vm->kind == MAPPED_HUGE;
 }
 
 static void create_memfd_of(struct vm *vm)
@@ -123,6 +142,8 @@ static void create_memfd_of(struct vm *vm)
 		break;
 	case BARE:
 	case BARE_HUGE:
+	case MAPPED:
+	case MAPPED_HUGE:
 		vm->memfd = create_memfd("bare", flags, vm->size);
 		break;
 	default:
@@ -151,7 +172,7 @@ static void set_low(struct vm *vm)
 	unsigned long *pml4, *pdpt;
 	size_t i;
 
-	vm->low = map(LOW_SIZE, 0);
+	vm->low = map(LOW_SIZE, 0, -1);
 	memcpy(vm->low, code_begin, (uintptr_t)code_end - (uintptr_t)code_begin);
 	pml4 = (unsigned long *)(vm->low + PML4);
 	pdpt = (unsigned long *)(vm->low + PDPT);
@@ -233,12 +254,12 @@ void vm_create(struct vm *vm)
 		set_low(vm);
 	}
 
-	vm->shared = map(vm->size, is_huge(vm));
+	vm->shared = map(vm->size, is_huge(vm), is_mapped(vm) ? vm->memfd : -1);
 	if (!vm->slot_size)
 		vm->slot_size = vm->size;
 	for (offset = 0; offset < vm->size; offset += vm->slot_size)
 		set_slot(vm, 1 + offset / vm->slot_size, MEMORY_GPA + offset, vm->shared + offset,
-			 vm->slot_size, vm->memfd, offset);
+			 vm->slot_size, is_mapped(vm) ? -1 : vm->memfd, offset);
 	for (i = 0; i < vm->nr_vcpus; i++)
 		create_vcpu(vm, i);
 }
@@ -333,9 +354,10 @@ void vcpu_run(struct vm *vm, unsigned int id, enum guest_code code, size_t offse
 	}
 }
 
-long vcpu_stat(const struct vm *vm, unsigned int id, const char *name)
+/* Of the VM or vCPU whose file descriptor that is. */
+static long stat_of(int owner, const char *name)
 {
-	int fd = check(ioctl(vm->vcpus[id].fd, KVM_GET_STATS_FD, 0), "KVM_GET_STATS_FD");
+	int fd = check(ioctl(owner, KVM_GET_STATS_FD, 0), "KVM_GET_STATS_FD");
 	struct kvm_stats_header header;
 	struct kvm_stats_desc *desc;
 	uint64_t value;
@@ -356,4 +378,14 @@ long vcpu_stat(const struct vm *vm, unsigned int id, const char *name)
 		}
 	}
 	errx(1, "no statistics of %s", name);
+}
+
+long vm_stat(const struct vm *vm, const char *name)
+{
+	return stat_of(vm->fd, name);
+}
+
+long vcpu_stat(const struct vm *vm, unsigned int id, const char *name)
+{
+	return stat_of(vm->vcpus[id].fd, name);
 }

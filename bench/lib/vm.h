@@ -29,6 +29,8 @@ enum kind {
 	GUEST_MEMFD,
 	BARE, /* no VM */
 	BARE_HUGE,
+	MAPPED, /* a memfd as ordinary memory */
+	MAPPED_HUGE,
 	NR_KINDS,
 };
 extern const char *const kind_names[NR_KINDS];
@@ -62,6 +64,7 @@ void vm_set_attributes(struct vm *vm, size_t offset, size_t size, int private);
 
 enum guest_code {
 	GUEST_WRITE,	/* to count bytes that are so far apart */
+	GUEST_READ,	/* from them */
 	GUEST_EXPLICIT, /* private on request, write, shared on request, write */
 	GUEST_IMPLICIT, /* write to either half */
 };
@@ -74,7 +77,8 @@ static inline void touch(struct vm *vm, size_t offset, size_t size)
 	vcpu_run(vm, 0, GUEST_WRITE, offset, PAGE, size / PAGE);
 }
 
-/* KVM's statistics of a vCPU */
+/* KVM's statistics */
+long vm_stat(const struct vm *vm, const char *name);
 long vcpu_stat(const struct vm *vm, unsigned int vcpu, const char *name);
 
 #endif
