@@ -7,6 +7,10 @@
  * PAGES pages in which the guest of a VM keeps words that follow from a seed. Nobody
  * else computes them, but one at a time to compare, so wherever some of them stand in a
  * row they were the guest's.
+ *
+ * Attacks on VMs are made on an isolated VM, all of whose memory is private but what it
+ * shares, and on a protected one that differs in its type only. They are after the
+ * vCPUs' registers as well, where the guest has a secret of eight bytes.
  */
 #ifndef AUDIT_H
 #define AUDIT_H
@@ -42,7 +46,8 @@ enum outcome {
 	DONE,	 /* it was let through; the guest sees to what effect */
 	CHANGED, /* the guest doesn't find what it had written */
 	SEEN,	 /* some of what the guest had written was seen */
-	TOLD,	 /* when the guest used its memory was seen */
+	TOLD,	 /* something of what the guest does was seen, e.g. when it used its memory */
+	LET,	 /* it was let through, which is as bad, though to no effect that is seen */
 };
 
 struct result {
@@ -53,18 +58,29 @@ struct result {
 struct vm;
 
 struct target {
-	bool sealed; /* private, or ordinary memory for the control */
+	bool sealed; /* private, or ordinary memory for the control; in family "vm": protected */
 	int fd;
 	size_t size;
-	off_t offset;  /* of a page with content */
-	pid_t pid;     /* the VMM's */
-	struct vm *vm; /* the VMM's, if that is who attacks */
-	int vmm;       /* to talk to it, if it's another process */
-	uint32_t seed; /* of the content, 0 if it isn't known */
+	off_t offset;	 /* of a page with content */
+	pid_t pid;	 /* the VMM's */
+	struct vm *vm;	 /* the VMM's, if that is who attacks */
+	int vmm;	 /* to talk to it, if it's another process */
+	uint32_t seed;	 /* of the content, 0 if it isn't known */
+	uint64_t secret; /* in the vCPUs' registers, 0 if it isn't known */
 	/* What is kept from before it was sealed: */
 	int taken;
 	char *window; /* a mapping */
 	struct result *result;
+};
+
+/* An ioctl */
+struct call {
+	enum { VM, VCPU, OTHER_VCPU } of;
+	unsigned long nr;
+	size_t size; /* of what is passed; 0 if it's @value itself */
+	unsigned long value;
+	bool (*fill)(struct target *target, void *data); /* false if it can't be */
+	unsigned int needs;				 /* an extension, or 0 */
 };
 
 struct attack {
@@ -76,6 +92,7 @@ struct attack {
 	/* For tables of what is alike: */
 	int (*way)(struct target *target);
 	enum outcome (*access)(struct target *target, int fd);
+	struct call call;
 	enum outcome wants; /* what has to come of it if memory is ordinary */
 	unsigned int flags;
 	unsigned int type; /* of the VM */
@@ -89,9 +106,12 @@ struct attack {
 #define ANONYMOUS 8 /* ordinary memory is anonymous */
 #define HUGE 16	    /* memory is a huge page, if the host has any */
 #define GIVES_UP 32 /* the guest's memory on its way, so it is changed in any case */
+#define WHOLE 64    /* the VM is isolated, or protected */
+#define SPLIT 128   /* it has the local APICs in the kernel only */
+#define BY_PID 256  /* takes a VMM's process only and changes nothing: for any VM */
 
 struct group {
-	const char *family; /* "memfd"; "vm" is for what a VMM does to its own VM */
+	const char *family; /* "memfd", on private memory, or "vm", on protected VMs */
 	const char *name;
 	const char *what;
 	const struct attack *attacks;
@@ -103,7 +123,8 @@ struct group {
 /* clang-format on */
 
 extern const struct group descriptor_group, read_group, write_group, order_group, mapping_group,
-	process_group, memory_group, kvm_group, device_group, freed_group, kernel_group;
+	process_group, memory_group, kvm_group, device_group, freed_group, kernel_group,
+	launch_group, state_group, event_group, make_group, page_group, run_group, other_group;
 
 /* target.c */
 struct result attempt(const struct attack *attack, bool sealed);
@@ -131,6 +152,9 @@ struct vm {
 	struct kvm_run *run;
 	size_t run_size;
 	char *desk; /* memory that the guest shares */
+	/* Of a whole one: */
+	int vcpu2, content;
+	char *shared;
 };
 
 bool vm_create(struct vm *vm, unsigned int type);
@@ -140,6 +164,42 @@ bool vm_set_region(struct vm *vm, int slot, unsigned int flags, unsigned long gp
 bool guest_fill(struct vm *vm, uint32_t seed, size_t size);
 bool guest_intact(struct vm *vm, uint32_t seed, size_t size);
 bool guest_copy(struct vm *vm, unsigned long gpa);
+
+/* whole.c: VMs that are isolated, or protected */
+#define CONTENT_PAGES 64
+/* Where the guest has what */
+#define LOADED_GPA 0x0UL
+#define TABLE_GPA 0x1000UL
+#define ENTRY_GPA 0x8000UL
+#define SPARE_GPA 0xc000UL
+#define SMRAM_GPA 0x38000UL
+#define DESK_GPA 0x400000UL
+#define DEVICE_GPA 0x10000000UL
+/* Where it sees what it shares */
+#define SHARED 0x40000000UL
+
+enum command { CHECK, FILL, LOAD, STORE, WRMSR, SET_CR8, SPIN, TRIPLE_FAULT, SHUFFLE };
+
+struct desk {
+	uint64_t command, address, value;
+	/* What the guest tells: a command's result; what isn't as it was; the last event that
+	 * it didn't expect; how often it started; where it is to go on. */
+	uint64_t result;
+	uint32_t changed, event, starts;
+	uint64_t again;
+};
+
+bool start_whole(struct target *target, const struct attack *attack, struct vm *vm);
+bool guest_runs(struct vm *vm);
+bool guest_does(struct vm *vm, enum command command, uint64_t address, uint64_t value);
+bool whole_intact(struct target *target, struct vm *vm);
+bool has_register(struct target *target, const void *data, size_t size);
+enum outcome make_call(struct target *target, const struct attack *attack);
+enum outcome find_change(struct target *target, const char *call);
+
+/* debugger.c: other processes' VMs */
+bool has_vm(pid_t pid);
+bool is_protected(pid_t pid);
 
 /* uring.c */
 struct uring {

@@ -23,9 +23,10 @@
 #include "audit.h"
 
 static const struct group *const groups[] = {
-	&read_group,	&write_group,	&descriptor_group, &order_group,
-	&mapping_group, &process_group, &memory_group,	   &kvm_group,
-	&device_group,	&freed_group,	&kernel_group,
+	&read_group,	&write_group,  &descriptor_group, &order_group,	 &mapping_group,
+	&process_group, &memory_group, &kvm_group,	  &device_group, &freed_group,
+	&kernel_group,	&launch_group, &state_group,	  &event_group,	 &make_group,
+	&page_group,	&run_group,    &other_group,
 };
 
 enum verdict { CLOSED, OPEN, INCONCLUSIVE, NOT_HERE, OUT_OF_SCOPE, LEFT_OUT, NR_VERDICTS };
@@ -53,7 +54,7 @@ static void json_string(const char *key, const char *text)
 }
 
 static void print(const struct group *group, const struct attack *attack, enum verdict verdict,
-		  const char *control, const char *text)
+		  const char *control, const char *text, const char *scope)
 {
 	bool bad = verdict == OPEN || verdict == INCONCLUSIVE;
 
@@ -61,9 +62,9 @@ static void print(const struct group *group, const struct attack *attack, enum v
 	total++;
 	switch (form) {
 	case TABLE:
-		printf("%-10s %-24s %-14s %s%s%s\n", group->name, attack->name, verdicts[verdict],
+		printf("%-10s %-31s %-14s %s%s%s\n", group->name, attack->name, verdicts[verdict],
 		       text, verdict == OUT_OF_SCOPE ? "; " : "",
-		       verdict == OUT_OF_SCOPE ? attack->scope : "");
+		       verdict == OUT_OF_SCOPE ? scope : "");
 		break;
 	case TAP:
 		printf("%sok %u - %s: %s: %s: %s%s\n", bad ? "not " : "", total, group->name,
@@ -87,7 +88,7 @@ static void print(const struct group *group, const struct attack *attack, enum v
 		json_string("detail", text);
 		if (verdict == OUT_OF_SCOPE) {
 			printf(", ");
-			json_string("scope", attack->scope);
+			json_string("scope", scope);
 		}
 		printf(" }");
 		break;
@@ -102,7 +103,7 @@ static void begin(pid_t pid)
 	uname(&name);
 	switch (form) {
 	case TABLE:
-		printf("%-10s %-24s %-14s %s\n", "group", "attack", "result", "why");
+		printf("%-10s %-31s %-14s %s\n", "group", "attack", "result", "why");
 		break;
 	case TAP:
 		printf("TAP version 13\n");
@@ -145,24 +146,25 @@ static bool reached(const struct attack *attack, const struct result *result)
 	       (attack->wants == DONE && result->outcome == CHANGED);
 }
 
+/* @scope: why it isn't kept out, if it is not */
 static void judge(const struct group *group, const struct attack *attack,
-		  const struct result *control, const struct result *result)
+		  const struct result *control, const struct result *result, const char *scope)
 {
 	char text[sizeof(control->text) + 64];
 
 	if (control->outcome == LACKING) {
-		print(group, attack, NOT_HERE, control->text, control->text);
+		print(group, attack, NOT_HERE, control->text, control->text, NULL);
 	} else if (!reached(attack, control)) {
 		snprintf(text, sizeof(text), "not even ordinary memory: %s", control->text);
-		print(group, attack, INCONCLUSIVE, control->text, text);
+		print(group, attack, INCONCLUSIVE, control->text, text, NULL);
 	} else if (result->outcome == SEEN || result->outcome == CHANGED ||
-		   result->outcome == TOLD) {
-		print(group, attack, attack->scope ? OUT_OF_SCOPE : OPEN, control->text,
-		      result->text);
+		   result->outcome == TOLD || result->outcome == LET) {
+		print(group, attack, scope ? OUT_OF_SCOPE : OPEN, control->text, result->text,
+		      scope);
 	} else if (result->outcome == LACKING || result->outcome == BROKEN) {
-		print(group, attack, INCONCLUSIVE, control->text, result->text);
+		print(group, attack, INCONCLUSIVE, control->text, result->text, NULL);
 	} else {
-		print(group, attack, CLOSED, control->text, result->text);
+		print(group, attack, CLOSED, control->text, result->text, NULL);
 	}
 }
 
@@ -171,31 +173,33 @@ static void make(const struct group *group, const struct attack *attack)
 	struct result control, result = { .outcome = BROKEN };
 
 	if (attack->flags & DISTURBS && !all) {
-		print(group, attack, LEFT_OUT, "", "it disturbs the host; --all has it");
+		print(group, attack, LEFT_OUT, "", "it disturbs the host; --all has it", NULL);
 		return;
 	}
 	control = attempt(attack, false);
 	if (reached(attack, &control))
 		result = attempt(attack, true);
-	judge(group, attack, &control, &result);
+	judge(group, attack, &control, &result, attack->scope);
 }
 
+/* On a file of another process's VM, or on that VM if there's no such @fd */
 static void make_on(const struct group *group, const struct attack *attack, int fd, off_t offset,
-		    pid_t pid)
+		    pid_t pid, const char *scope)
 {
 	struct result control, result = { .outcome = BROKEN };
 
-	if (!(attack->flags & BY_FD)) {
+	if (!(attack->flags & (fd < 0 ? BY_PID : BY_FD))) {
 		print(group, attack, LEFT_OUT, "",
-		      attack->wants == CHANGED
+		      fd < 0 || attack->wants == CHANGED
 			      ? "it would change the guest"
-			      : "what the guest has there isn't known, or it would be disturbed");
+			      : "what the guest has there isn't known, or it would be disturbed",
+		      NULL);
 		return;
 	}
 	control = attempt(attack, false);
 	if (reached(attack, &control))
 		result = attempt_on(attack, fd, offset, pid);
-	judge(group, attack, &control, &result);
+	judge(group, attack, &control, &result, attack->scope ?: scope);
 }
 
 /* NAMEs are words of "group: attack". */
@@ -271,7 +275,8 @@ int main(int argc, char **argv)
 		{ "pid", required_argument, NULL, 'p' }, { 0 },
 	};
 	int option, fds[16], nr = 0;
-	bool list = false;
+	const char *scope = NULL;
+	bool list = false, vm = false;
 	pid_t pid = 0;
 
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -303,9 +308,13 @@ int main(int argc, char **argv)
 			errx(2, "this kernel has no guest-sealed memfds");
 		if (pid) {
 			nr = find_sealed(pid, fds, ARRAY_SIZE(fds));
-			if (!nr)
-				errx(2, "process %d has no guest-sealed memfd with private pages",
+			vm = has_vm(pid);
+			if (!nr && !vm)
+				errx(2,
+				     "process %d has neither a guest-sealed memfd with private pages nor a VM",
 				     pid);
+			if (vm && !is_protected(pid))
+				scope = "the VMM is trusted: this VM isn't protected from it";
 		}
 		begin(pid);
 	}
@@ -322,8 +331,11 @@ int main(int argc, char **argv)
 				printf("%s: %s: %s\n", group->name, attack->name, attack->what);
 			else if (!pid)
 				make(group, attack);
-			for (int k = 0; k < nr; k++)
-				make_on(group, attack, fds[k], lseek(fds[k], 0, SEEK_DATA), pid);
+			else if (attack->flags & WHOLE && vm)
+				make_on(group, attack, -1, 0, pid, scope);
+			for (int k = 0; k < nr && !(attack->flags & WHOLE); k++)
+				make_on(group, attack, fds[k], lseek(fds[k], 0, SEEK_DATA), pid,
+					NULL);
 		}
 	}
 	if (list)

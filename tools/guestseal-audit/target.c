@@ -166,6 +166,8 @@ static bool start_guest(struct target *target, const struct attack *attack, stru
 {
 	char *memory = MEMORY;
 
+	if (attack->flags & WHOLE)
+		return start_whole(target, attack, vm);
 	if (!vm_create(vm, attack->type)) {
 		ended(target, LACKING, "no such VM: %s", strerror(errno));
 		return false;
@@ -189,16 +191,27 @@ static bool start_guest(struct target *target, const struct attack *attack, stru
 	return true;
 }
 
+static bool is_intact(struct target *target, struct vm *vm, unsigned int flags)
+{
+	return flags & WHOLE ? whole_intact(target, vm)
+			     : guest_intact(vm, target->seed, target->size);
+}
+
 /* The VMM as another process: does what it is asked to until nobody is there to ask. */
 static void be_vmm(struct target *target, const struct attack *attack, int socket)
 {
-	struct vm vm;
+	static struct vm vm;
 	char what;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	target->vm = &vm;
 	what = start_guest(target, attack, &vm);
-	while (write(socket, &what, 1) == 1 && read(socket, &what, 1) == 1)
-		what = what == 'i' && guest_intact(&vm, target->seed, target->size);
+	while (write(socket, &what, 1) == 1 && read(socket, &what, 1) == 1) {
+		if (what == 'i')
+			what = is_intact(target, &vm, attack->flags);
+		else if (what == 's')
+			what = guest_does(&vm, SPIN, 0, 20000000);
+	}
 	_exit(0);
 }
 
@@ -226,13 +239,14 @@ static bool start_vmm(struct target *target, const struct attack *attack)
 	return target->pid > 0 && read(target->vmm, &ready, 1) == 1 && ready;
 }
 
-/* 'i': does the guest find what it had written? Also true if the VMM is no more. */
+/*
+ * 'i': does the guest find what it had written? 's': has it used the CPU for a while? Also
+ * true if the VMM is no more.
+ */
 bool vmm_asks(struct target *target, char what)
 {
 	char answer;
 
-	if (target->vm)
-		return guest_intact(target->vm, target->seed, target->size);
 	if (!target->vmm || send(target->vmm, &what, 1, MSG_NOSIGNAL) != 1 ||
 	    read(target->vmm, &answer, 1) != 1)
 		return true;
@@ -263,13 +277,17 @@ static void make_attempt(struct target *target, const struct attack *attack)
 		return;
 	}
 	target->seed |= 1;
+	/* What any register can have, as an address, too */
+	target->secret = target->seed * 0x9e3779b97f4a7c15 >> 18 | 1UL << 45;
 	target->size = size;
 	target->offset = 2 * PAGE;
 
-	if (attack->prepare && attack->prepare(target, attack) != DONE)
+	/* That of a whole VM's comes before the VM is final. */
+	if (!(attack->flags & WHOLE) && attack->prepare && attack->prepare(target, attack) != DONE)
 		return;
 	/* It may be already. */
-	if (target->sealed && fcntl(target->fd, F_ADD_SEALS, F_SEAL_GUEST)) {
+	if ((target->sealed || attack->flags & WHOLE) &&
+	    fcntl(target->fd, F_ADD_SEALS, F_SEAL_GUEST)) {
 		ended(target, attack->prepare ? REFUSED : BROKEN, "it can't be sealed then: %s",
 		      strerror(errno));
 		return;
@@ -279,7 +297,7 @@ static void make_attempt(struct target *target, const struct attack *attack)
 		return;
 	outcome = attack->run(target, attack);
 	if ((outcome == REFUSED || outcome == DONE) && !(attack->flags & GIVES_UP) &&
-	    !vmm_asks(target, 'i'))
+	    !(target->vm ? is_intact(target, target->vm, attack->flags) : vmm_asks(target, 'i')))
 		ended(target, CHANGED, "the guest does not find what it had written");
 }
 
