@@ -301,6 +301,45 @@ static enum outcome guess(struct target *target, const struct attack *attack)
 	return ended(target, REFUSED, "no page is merged with a guess of its content");
 }
 
+/* How many of the guest's pages are idle? Marks them so, if asked to. */
+static size_t count_idle(int bitmap, const struct frames *frames, bool mark)
+{
+	size_t idle = 0;
+
+	for (size_t i = 0; i < frames->nr; i++) {
+		off_t at = frames->pfn[i] / 64 * 8;
+		uint64_t bit = 1ULL << (frames->pfn[i] % 64), bits = bit;
+
+		if (mark && pwrite(bitmap, &bits, 8, at) != 8)
+			return 0;
+		idle += pread(bitmap, &bits, 8, at) == 8 && bits & bit;
+	}
+	return idle;
+}
+
+/* Idle page tracking tells which pages are used. */
+static enum outcome idle(struct target *target, const struct attack *attack)
+{
+	int bitmap = open("/sys/kernel/mm/page_idle/bitmap", O_RDWR | O_CLOEXEC);
+	static struct frames frames;
+	size_t before, used;
+
+	(void)attack;
+	if (bitmap < 0)
+		return ended(target, LACKING, "no page_idle: %s", strerror(errno));
+	if (frames_find(target, &frames) != DONE)
+		return target->result->outcome;
+	/* What a CPU has put aside for later it doesn't know: this has it put on lists. */
+	write_file("/proc/sys/vm/compact_memory", "1");
+	before = count_idle(bitmap, &frames, true);
+	vmm_asks(target, 'i');
+	used = before - count_idle(bitmap, &frames, false);
+	if (used)
+		return ended(target, TOLD, "%zu of %zu pages were seen to be used", used, before);
+	return ended(target, REFUSED, "%zu of %zu pages idle, none is seen to be used", before,
+		     frames.nr);
+}
+
 /* --- in the host as a whole --------------------------------------------------------------------
  */
 
@@ -376,6 +415,8 @@ static const struct attack attacks[] = {
 	  .wants = DONE, .flags = AS_VMM | HUGE },
 	{ .name = "move_pages", .what = "a page of the VMM's moved between nodes", .run = move_pages_of, .wants = DONE },
 	{ .name = "migrate_pages", .what = "all of the VMM's pages moved between nodes", .run = migrate, .wants = DONE },
+	{ .name = "page_idle", .what = "idle page tracking, to see when the guest uses a page", .run = idle,
+	  .wants = TOLD, .flags = DISTURBS },
 	{ .name = "KSM", .what = "a guess of a page's content, to see whether KSM merges it", .run = guess,
 	  .wants = TOLD, .flags = DISTURBS | AS_VMM | ANONYMOUS },
 	{ .name = "MADV_PAGEOUT", .what = "the VMM's memory written to a swap device, and swapoff",
