@@ -327,10 +327,12 @@ static enum outcome idle(struct target *target, const struct attack *attack)
 	(void)attack;
 	if (bitmap < 0)
 		return ended(target, LACKING, "no page_idle: %s", strerror(errno));
+	/* What a CPU has put aside for later it doesn't know: this has it put on lists, and
+	 * moves pages.
+	 */
+	write_file("/proc/sys/vm/compact_memory", "1");
 	if (frames_find(target, &frames) != DONE)
 		return target->result->outcome;
-	/* What a CPU has put aside for later it doesn't know: this has it put on lists. */
-	write_file("/proc/sys/vm/compact_memory", "1");
 	before = count_idle(bitmap, &frames, true);
 	vmm_asks(target, 'i');
 	used = before - count_idle(bitmap, &frames, false);
