@@ -19,7 +19,7 @@ static inline enum kvm_gfn_range_filter kvm_gfn_to_filter(struct kvm *kvm, gfn_t
 #ifdef CONFIG_KVM_PROTECTED_VM
 	gfn_t alias = *gfn & kvm->arch.gfn_direct_bits;
 
-	if (kvm_arch_is_protected(kvm)) {
+	if (kvm_is_protected(kvm)) {
 		*gfn -= alias;
 		return alias ? KVM_FILTER_SHARED : KVM_FILTER_PRIVATE;
 	}

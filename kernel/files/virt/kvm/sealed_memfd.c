@@ -59,7 +59,8 @@
  *
  * - Begin looks at it with mmu_lock held for write, and from there on to end nobody
  *   maps or accesses the page.  So whatever the guest does was before that, and counts,
- *   or comes after the change.
+ *   or comes after the change.  Reads, which take no lock, see afterwards if they were too
+ *   late, and are repeated then.
  *
  * References: the binding holds the file and is owned by the memslot; when the
  * memslot is changed the new one inherits it.  The memfd does not pin the VM.
@@ -851,12 +852,12 @@ void kvm_sealed_memfd_request(struct kvm *kvm, gfn_t start, gfn_t nr_pages, bool
 
 		bitmap_set(released, range.start - range.slot->base_gfn,
 			   range.end - range.start);
-		/*
-		 * See if it's used all the same.  This may release mmu_lock meanwhile.
-		 * Faults are no problem: what they map isn't invalid.
-		 */
+		/* See if it's used all the same.  This may release mmu_lock meanwhile. */
+		kvm_mmu_invalidate_begin(kvm);
+		kvm_mmu_invalidate_range_add(kvm, range.start, range.end);
 		if (kvm_unmap_gfn_range(kvm, &range))
 			kvm_flush_remote_tlbs(kvm);
+		kvm_mmu_invalidate_end(kvm);
 	}
 	KVM_MMU_UNLOCK(kvm);
 }
@@ -945,6 +946,17 @@ int kvm_sealed_memfd_require_consent(struct kvm *kvm)
 	return 0;
 }
 
+/*
+ * Has the page been given up, so that what was read of it doesn't count, even if it isn't
+ * freed yet?  The consent to that can't be withdrawn any more.
+ */
+static bool kvm_sealed_memfd_is_given_up(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	/* Unless its change is seen here, it begins after the page was read. */
+	smp_rmb();
+	return slot->gmem.sealed->released && kvm_sealed_memfd_is_changing(slot, gfn, gfn + 1);
+}
+
 /**
  * kvm_sealed_memfd_read - read guest memory, private or shared
  * @slot: memslot with a sealed memfd
@@ -985,7 +997,7 @@ int kvm_sealed_memfd_read(const struct kvm_memory_slot *slot, gfn_t gfn,
 				continue;
 		}
 
-		if (filter & half)
+		if (filter & half && !kvm_sealed_memfd_is_given_up(slot, gfn))
 			return r ? -EFAULT : 0;
 	} while (filter == KVM_EITHER_HALF ||
 		 filter & kvm_sealed_memfd_settled_half(slot, gfn));

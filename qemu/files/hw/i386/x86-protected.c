@@ -18,8 +18,10 @@
 #include "hw/i386/e820_memory_layout.h"
 #include "hw/i386/x86.h"
 #include "hw/pci-host/q35.h"
+#include "system/kvm.h"
 #include "system/private-memory.h"
 #include "acpi-build.h"
+#include "kvm/kvm_i386.h"
 
 /* struct boot_params, its size, and what of it is not the kernel's to say */
 #define PARAMS_ADDR             0x10000
@@ -42,11 +44,15 @@
 #define LOW_END                 0x9fc00
 #define NVS_ADDR                0xc0000
 
+/* @addr is that of a page, which has nothing else in it. */
 static bool x86_protected_load(MachineState *ms, hwaddr addr, const void *data,
                                size_t size)
 {
     Error *err = NULL;
 
+    if (kvm_enabled()) {
+        kvm_launch_log_add(addr, data, size);
+    }
     address_space_write_rom(&address_space_memory, addr, MEMTXATTRS_UNSPECIFIED,
                             data, size);
     if (!private_memory_load(ms->private_memory, addr, size, &err)) {
@@ -150,6 +156,9 @@ void x86_protected_reset(X86MachineState *x86ms)
         stq_le_p(gdt_le + i * 8, gdt[i]);
     }
 
+    if (kvm_enabled()) {
+        kvm_launch_log_reset();
+    }
     if (x86_protected_load(ms, PARAMS_ADDR, params, PARAMS_SIZE) &&
         x86_protected_load(ms, GDT_ADDR, gdt_le, sizeof(gdt_le)) &&
         x86_protected_load(ms, TABLES_ADDR, tables->data, tables->len)) {

@@ -25,7 +25,6 @@
 #include <linux/unaligned.h>
 
 #include <asm/kvm_measurement.h>
-#include <asm/vmx.h>
 
 #include "cpuid.h"
 #include "hyperv.h"
@@ -40,8 +39,12 @@
 
 struct kvm_launch {
 	u8 measurement[KVM_MEASUREMENT_SIZE];
-	u8 key[KVM_SEALING_KEY_SIZE];
+	/* Was there a key at the start? */
 	bool has_key;
+	/* Protects what follows, which the guest can have KVM forget. */
+	spinlock_t key_lock;
+	bool key_is_there;
+	u8 key[KVM_SEALING_KEY_SIZE];
 };
 
 /* What a vCPU's records, and pages, are made in */
@@ -156,9 +159,6 @@ static int measure_ranges(struct kvm_measurement_stream *stream)
 	kvm_for_each_memslot_in_gfn_range(&iter, kvm_memslots(stream->kvm), 0, ~0ull) {
 		const struct kvm_memory_slot *slot = iter.slot;
 
-		/* Its page isn't accessed, and the host's CPU decides if there is one. */
-		if (slot->id == APIC_ACCESS_PAGE_PRIVATE_MEMSLOT)
-			continue;
 		/* KVM can't read a guest_memfd. */
 		if (kvm_slot_can_be_private(slot) && !kvm_slot_has_sealed_memfd(slot))
 			return -EINVAL;
@@ -185,6 +185,7 @@ static int measure_ranges(struct kvm_measurement_stream *stream)
 	return put_range(stream, &range);
 }
 
+/* Without what KVM derives from the rest: see __kvm_update_cpuid_runtime(). */
 static int measure_cpuid(struct kvm_measurement_stream *stream, struct kvm_vcpu *vcpu)
 {
 	struct kvm_measurement_cpuid *cpuid = stream->buffer->cpuid;
@@ -205,15 +206,17 @@ static int measure_cpuid(struct kvm_measurement_stream *stream, struct kvm_vcpu 
 
 		switch (e->function) {
 		case 0x1:
-			cpuid[i].ecx &= ~feature_bit(OSXSAVE);
+			if (boot_cpu_has(X86_FEATURE_XSAVE))
+				cpuid[i].ecx &= ~feature_bit(OSXSAVE);
 			cpuid[i].edx &= ~feature_bit(APIC);
 			break;
 		case 0x7:
-			if (!e->index)
+			if (!e->index && boot_cpu_has(X86_FEATURE_PKU))
 				cpuid[i].ecx &= ~feature_bit(OSPKE);
 			break;
 		case 0xd:
-			if (e->index <= 1)
+			if (!e->index || (e->index == 1 && e->eax & (feature_bit(XSAVES) |
+								     feature_bit(XSAVEC))))
 				cpuid[i].ebx = 0;
 			break;
 		}
@@ -274,6 +277,7 @@ static const struct msr_range more_msrs[] = {
 	{ HV_X64_MSR_SCONTROL, HV_X64_MSR_SIMP },
 	{ HV_X64_MSR_SINT0, HV_X64_MSR_SINT15 },
 	{ HV_X64_MSR_STIMER0_CONFIG, HV_X64_MSR_STIMER3_COUNT },
+	{ MSR_VM_CR, MSR_VM_CR },
 	{ MSR_AMD64_OSVW_ID_LENGTH, MSR_AMD64_OSVW_STATUS },
 	{ MSR_AMD64_DE_CFG, MSR_AMD64_DE_CFG },
 };
@@ -284,8 +288,6 @@ static const struct msr_range more_msrs[] = {
  */
 static const struct msr_range unmeasured_msrs[] = {
 	{ MSR_IA32_TSC, MSR_IA32_TSC },
-	{ MSR_SMI_COUNT, MSR_SMI_COUNT },
-	{ MSR_IA32_UCODE_REV, MSR_IA32_UCODE_REV },
 	{ MSR_IA32_VMX_BASIC, MSR_IA32_VMX_VMFUNC },
 	{ HV_X64_MSR_VP_RUNTIME, HV_X64_MSR_VP_RUNTIME },
 	{ HV_X64_MSR_TIME_REF_COUNT, HV_X64_MSR_TIME_REF_COUNT },
@@ -352,6 +354,17 @@ static u32 next_msr(u32 msr)
 	return next;
 }
 
+/*
+ * The host's revision of the microcode is left out: it changes by updates, and isn't of
+ * the VMM's choosing.
+ */
+static bool is_host_ucode_rev(u32 msr, u64 value)
+{
+	u64 host;
+
+	return msr == MSR_IA32_UCODE_REV && !rdmsrl_safe(msr, &host) && value == host;
+}
+
 static int measure_msrs(struct kvm_measurement_stream *stream, struct kvm_vcpu *vcpu)
 {
 	struct kvm_measurement_msr *msrs;
@@ -370,7 +383,8 @@ static int measure_msrs(struct kvm_measurement_stream *stream, struct kvm_vcpu *
 
 		/* Those that can't be read can't have been set, either. */
 		if (!is_measured_msr(vcpu, msr) ||
-		    __kvm_get_msr(vcpu, msr, &value, true) || !value)
+		    __kvm_get_msr(vcpu, msr, &value, true) || !value ||
+		    is_host_ucode_rev(msr, value))
 			continue;
 
 		msrs[n].index = msr;
@@ -411,6 +425,8 @@ static int measure_loaded_vcpu(struct kvm_measurement_stream *stream,
 	struct kvm_measurement_buffer *buffer = stream->buffer;
 	int r;
 
+	/* It doesn't set what there isn't, i.e. another vCPU's PDPTRs would be left. */
+	memset(&buffer->sregs, 0, sizeof(buffer->sregs));
 	kvm_vcpu_ioctl_x86_get_sregs2(vcpu, &buffer->sregs);
 	r = kvm_vcpu_ioctl_x86_get_debugregs(vcpu, &buffer->debugregs);
 	if (r)
@@ -680,6 +696,7 @@ static int derive_sealing_key(struct kvm_launch *launch, key_serial_t serial)
 	r = hkdf_extract(tfm, key, prk) ?:
 	    hkdf_expand(tfm, key->type->name, launch->measurement, prk, launch->key);
 	launch->has_key = !r;
+	launch->key_is_there = !r;
 
 	memzero_explicit(prk, sizeof(prk));
 	crypto_free_shash(tfm);
@@ -721,6 +738,7 @@ int kvm_measure_launch(struct kvm *kvm, struct kvm_x86_finalize_vm *arg)
 	launch = kzalloc(sizeof(*launch), GFP_KERNEL_ACCOUNT);
 	if (!launch)
 		return -ENOMEM;
+	spin_lock_init(&launch->key_lock);
 
 	r = measure_launch(kvm, arg, launch->measurement);
 	if (!r && arg->key)
@@ -737,7 +755,7 @@ int kvm_measure_launch(struct kvm *kvm, struct kvm_x86_finalize_vm *arg)
 }
 
 /* NULL if the VM isn't final. */
-static const struct kvm_launch *kvm_vm_launch(struct kvm *kvm)
+static struct kvm_launch *kvm_vm_launch(struct kvm *kvm)
 {
 	/* Pairs with kvm_measure_launch(). */
 	return smp_load_acquire(&kvm->arch.launch);
@@ -775,22 +793,53 @@ int kvm_get_measurement(struct kvm *kvm, struct kvm_x86_measurement __user *argp
  */
 int kvm_measurement_get_msr(struct kvm_vcpu *vcpu, struct msr_data *msr_info)
 {
-	const struct kvm_launch *launch = kvm_vm_launch(vcpu->kvm);
-	u32 msr = msr_info->index;
-	const u8 *data;
+	struct kvm_launch *launch = kvm_vm_launch(vcpu->kvm);
+	u32 i, msr = msr_info->index;
+	bool is_there;
 
 	if (!launch || msr_info->host_initiated)
 		return 1;
 
-	if (!kvm_msr_is_secret(msr))
-		data = launch->measurement + (msr - MSR_KVM_MEASUREMENT0) * sizeof(u64);
-	else if (launch->has_key)
-		data = launch->key + (msr - MSR_KVM_SEALING_KEY0) * sizeof(u64);
-	else
+	if (!kvm_msr_is_secret(msr)) {
+		i = msr - MSR_KVM_MEASUREMENT0;
+		msr_info->data = get_unaligned_le64(launch->measurement + i * sizeof(u64));
+		return 0;
+	}
+
+	i = msr - MSR_KVM_SEALING_KEY0;
+	spin_lock(&launch->key_lock);
+	is_there = launch->key_is_there;
+	if (is_there)
+		msr_info->data = get_unaligned_le64(launch->key + i * sizeof(u64));
+	spin_unlock(&launch->key_lock);
+	return !is_there;
+}
+
+/**
+ * kvm_measurement_set_msr - let the guest have its sealing key forgotten
+ * @vcpu: the vCPU
+ * @msr_info: one of the MSRs of measurement and sealing key, with the value
+ *
+ * When it returns no vCPU can read the key any more, nor is it in KVM's memory.
+ *
+ * Context: Any.
+ * Return: 0, or 1 if it isn't 0 that is written to the first MSR of a key that is there.
+ */
+int kvm_measurement_set_msr(struct kvm_vcpu *vcpu, const struct msr_data *msr_info)
+{
+	struct kvm_launch *launch = kvm_vm_launch(vcpu->kvm);
+	bool was_there;
+
+	if (!launch || msr_info->host_initiated ||
+	    msr_info->index != MSR_KVM_SEALING_KEY0 || msr_info->data)
 		return 1;
 
-	msr_info->data = get_unaligned_le64(data);
-	return 0;
+	spin_lock(&launch->key_lock);
+	was_there = launch->key_is_there;
+	launch->key_is_there = false;
+	memzero_explicit(launch->key, sizeof(launch->key));
+	spin_unlock(&launch->key_lock);
+	return !was_there;
 }
 
 /**

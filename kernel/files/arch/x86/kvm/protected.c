@@ -18,6 +18,7 @@
 #include "hyperv.h"
 #include "ioapic.h"
 #include "irq.h"
+#include "i8254.h"
 #include "lapic.h"
 #include "measurement.h"
 #include "mmu.h"
@@ -118,14 +119,15 @@ static const struct allowed_ioctl allowed_vcpu_ioctls[] = {
 	{ KVM_X86_SETUP_MCE,		BEFORE },
 	{ KVM_SET_TSC_KHZ,		BEFORE },
 	{ KVM_SET_DEVICE_ATTR,		BEFORE },
+	/* The guest changes these: OSXSAVE and the like, and the TSC's offset. */
+	{ KVM_GET_CPUID2,		BEFORE },
+	{ KVM_GET_DEVICE_ATTR,		BEFORE },
 
 	/* What userspace has to know for running it, or knows anyway */
 	{ KVM_GET_MP_STATE,		ALWAYS },
-	{ KVM_GET_CPUID2,		ALWAYS },
 	{ KVM_GET_SUPPORTED_HV_CPUID,	ALWAYS },
 	{ KVM_GET_TSC_KHZ,		ALWAYS },
 	{ KVM_HAS_DEVICE_ATTR,		ALWAYS },
-	{ KVM_GET_DEVICE_ATTR,		ALWAYS },
 	{ KVM_SET_SIGNAL_MASK,		ALWAYS },
 	{ KVM_PRE_FAULT_MEMORY,		ALWAYS },
 };
@@ -357,38 +359,52 @@ static bool has_dirty_logging(struct kvm *kvm)
 }
 
 /*
- * The interrupt controllers start as after a reset, whatever userspace has made of
- * them: no vector or delivery mode is in them but what the guest writes there, and
- * there's nothing of them to be measured.  The PICs don't even raise anything before
- * they are initialized.
+ * The interrupt controllers and the PIT start as after a reset, whatever userspace has
+ * made of them: no vector or delivery mode is in them but what the guest writes there,
+ * nothing is under way, and there's nothing of them to be measured.  The PICs don't even
+ * raise anything before they are initialized.
+ *
+ * Userspace's lines and the timers don't stop while the VM is being finalized.  So what
+ * may raise an interrupt comes before what takes it, and at last an NMI or INIT that
+ * has got through since is_ready_to_start() looked is dropped.
  */
 static void reset_interrupt_controllers(struct kvm *kvm)
 {
 	struct kvm_ioapic_state ioapic = { .base_address = IOAPIC_DEFAULT_BASE_ADDRESS };
 	struct kvm_pic *pic = kvm->arch.vpic;
+	struct kvm_pit *pit = kvm->arch.vpit;
 	struct kvm_vcpu *vcpu;
 	unsigned long i;
+
+	if (pit) {
+		mutex_lock(&pit->pit_state.lock);
+		memset(pit->pit_state.channels, 0, sizeof(pit->pit_state.channels));
+		kvm_pit_reset(pit);
+		mutex_unlock(&pit->pit_state.lock);
+	}
+
+	if (irqchip_kernel(kvm)) {
+		for (i = 0; i < ARRAY_SIZE(ioapic.redirtbl); i++)
+			ioapic.redirtbl[i].fields.mask = 1;
+		kvm_set_ioapic(kvm, &ioapic);
+
+		spin_lock(&pic->lock);
+		for (i = 0; i < ARRAY_SIZE(pic->pics); i++) {
+			memset(&pic->pics[i], 0, offsetof(struct kvm_kpic_state, elcr_mask));
+			pic->pics[i].imr = 0xff;
+		}
+		spin_unlock(&pic->lock);
+		kvm_pic_update_irq(pic);
+	}
 
 	kvm_for_each_vcpu(i, vcpu, kvm) {
 		vcpu_load(vcpu);
 		kvm_lapic_reset(vcpu, false);
 		vcpu_put(vcpu);
+
+		atomic_set(&vcpu->arch.nmi_queued, 0);
+		vcpu->arch.apic->pending_events = 0;
 	}
-
-	if (!irqchip_kernel(kvm))
-		return;
-
-	for (i = 0; i < ARRAY_SIZE(ioapic.redirtbl); i++)
-		ioapic.redirtbl[i].fields.mask = 1;
-	kvm_set_ioapic(kvm, &ioapic);
-
-	spin_lock(&pic->lock);
-	for (i = 0; i < ARRAY_SIZE(pic->pics); i++) {
-		memset(&pic->pics[i], 0, offsetof(struct kvm_kpic_state, elcr_mask));
-		pic->pics[i].imr = 0xff;
-	}
-	spin_unlock(&pic->lock);
-	kvm_pic_update_irq(pic);
 }
 
 /*
@@ -492,6 +508,47 @@ int kvm_protected_mmio(struct kvm_vcpu *vcpu, gpa_t gpa, int len, void *data, bo
 	}
 
 	return r;
+}
+
+/**
+ * kvm_protected_pio - access the PICs, which are in the kernel
+ * @vcpu: the vCPU
+ * @port: the port
+ * @len: number of bytes
+ * @data: from or to where
+ * @write: does the vCPU write?
+ *
+ * It's for them before it's for anybody else on the bus.  If userspace had an eventfd or a
+ * coalesced zone take some of what the guest writes, the others would mean something
+ * else, e.g. interrupts of vectors that are exceptions.
+ *
+ * Context: Process context, kvm->srcu held.
+ * Return: 0, or -EOPNOTSUPP if it isn't theirs.
+ */
+int kvm_protected_pio(struct kvm_vcpu *vcpu, u16 port, int len, void *data, bool write)
+{
+	struct kvm_pic *pic = vcpu->kvm->arch.vpic;
+	struct kvm_io_device *dev;
+
+	if (!irqchip_kernel(vcpu->kvm) || len != 1)
+		return -EOPNOTSUPP;
+
+	switch (port) {
+	case 0x20 ... 0x21:
+		dev = &pic->dev_master;
+		break;
+	case 0xa0 ... 0xa1:
+		dev = &pic->dev_slave;
+		break;
+	case 0x4d0 ... 0x4d1:
+		dev = &pic->dev_elcr;
+		break;
+	default:
+		return -EOPNOTSUPP;
+	}
+
+	return write ? kvm_iodevice_write(vcpu, dev, port, len, data) :
+		       kvm_iodevice_read(vcpu, dev, port, len, data);
 }
 
 /**

@@ -4,12 +4,6 @@
 
 #include <linux/kvm_host.h>
 
-static inline bool kvm_is_protected(const struct kvm *kvm)
-{
-	return IS_ENABLED(CONFIG_KVM_PROTECTED_VM) &&
-	       kvm->arch.vm_type == KVM_X86_PROTECTED_VM;
-}
-
 static inline bool kvm_is_finalized(const struct kvm *kvm)
 {
 	return READ_ONCE(kvm->arch.finalized);
@@ -48,6 +42,7 @@ static inline int kvm_protected_internal_error(struct kvm_vcpu *vcpu, u32 suberr
 }
 
 int kvm_protected_mmio(struct kvm_vcpu *vcpu, gpa_t gpa, int len, void *data, bool write);
+int kvm_protected_pio(struct kvm_vcpu *vcpu, u16 port, int len, void *data, bool write);
 int kvm_finalize_vm(struct kvm *kvm, struct kvm_x86_finalize_vm __user *argp);
 
 #endif /* __KVM_X86_PROTECTED_H */

@@ -11,8 +11,10 @@
 #include "qemu/osdep.h"
 #include <sys/syscall.h>
 #include <linux/kvm.h>
+#include <asm/kvm_measurement.h>
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "hw/boards.h"
 #include "hw/core/cpu.h"
@@ -24,6 +26,12 @@
 
 /* The serial number of private-memory-key, 0 if there is none */
 static int kvm_key;
+
+/* Of private-memory-launch-log, open until the guest is final; or -1 */
+static int kvm_launch_log_fd = -1;
+
+/* Records for it, which KVM's log lacks */
+static GByteArray *kvm_launch_pages;
 
 /* It's given as such, or as TYPE:NAME. */
 static bool kvm_find_key(const char *key, int *serial, Error **errp)
@@ -69,12 +77,63 @@ static void kvm_put_state(CPUState *cpu, run_on_cpu_data data)
     cpu->vcpu_dirty = false;
 }
 
+void kvm_launch_log_reset(void)
+{
+    if (kvm_launch_pages) {
+        g_byte_array_set_size(kvm_launch_pages, 0);
+    }
+}
+
+void kvm_launch_log_add(hwaddr addr, const void *data, size_t size)
+{
+    const struct kvm_measurement_record record = {
+        .type = KVM_MEASUREMENT_PAGE,
+        .len = sizeof(struct kvm_measurement_page),
+    };
+    size_t n;
+
+    if (!kvm_launch_pages) {
+        return;
+    }
+    for (; size; addr += n, data += n, size -= n) {
+        struct kvm_measurement_page page = { .gpa = addr };
+
+        n = MIN(size, sizeof(page.content));
+        memcpy(page.content, data, n);
+        g_byte_array_append(kvm_launch_pages, (void *)&record, sizeof(record));
+        g_byte_array_append(kvm_launch_pages, (void *)&page, sizeof(page));
+    }
+}
+
+/* Pages come last, in spite of the log's END: order makes no difference. */
+static bool kvm_write_launch_log(const void *log, size_t size, Error **errp)
+{
+    GByteArray *pages = kvm_launch_pages;
+    int fd = kvm_launch_log_fd;
+    int err = 0;
+
+    kvm_launch_log_fd = -1;
+    if (qemu_write_full(fd, log, size) != size ||
+        qemu_write_full(fd, pages->data, pages->len) != pages->len) {
+        err = errno;
+    }
+    if (qemu_close(fd) < 0 && !err) {
+        err = errno;
+    }
+    if (err) {
+        error_setg_errno(errp, err, "can't write private-memory-launch-log");
+    }
+    return !err;
+}
+
 /* All vCPUs are stopped, and everything else is ready for them to run. */
 static void kvm_finalize_vm(void *opaque, bool running, RunState state)
 {
     MachineState *ms = opaque;
     PrivateMemory *pm = ms->private_memory;
     struct kvm_x86_finalize_vm finalize = { .key = kvm_key };
+    g_autofree void *log = NULL;
+    Error *err = NULL;
     CPUState *cpu;
     int ret;
 
@@ -88,7 +147,17 @@ static void kvm_finalize_vm(void *opaque, bool running, RunState state)
         run_on_cpu(cpu, kvm_put_state, RUN_ON_CPU_NULL);
     }
     kvm_freeze_memory();
-    ret = kvm_vm_ioctl(kvm_state, KVM_X86_FINALIZE_VM, &finalize);
+    if (kvm_launch_log_fd >= 0) {
+        /* Most likely enough: what is too small has all measured again. */
+        finalize.log_size = (4 + ms->smp.cpus) * 16 * KiB;
+    }
+    do {
+        if (finalize.log_size) {
+            log = g_realloc(log, finalize.log_size);
+            finalize.log = (uintptr_t)log;
+        }
+        ret = kvm_vm_ioctl(kvm_state, KVM_X86_FINALIZE_VM, &finalize);
+    } while (ret == -E2BIG);
     if (ret < 0) {
         error_report("KVM can't finalize the protected VM: %s", strerror(-ret));
         exit(EXIT_FAILURE);
@@ -96,13 +165,31 @@ static void kvm_finalize_vm(void *opaque, bool running, RunState state)
     kvm_mark_guest_state_protected();
     private_memory_set_final(pm, finalize.measurement,
                              sizeof(finalize.measurement));
+    if (kvm_launch_log_fd >= 0 &&
+        !kvm_write_launch_log(log, finalize.log_size, &err)) {
+        error_report_err(err);
+        exit(EXIT_FAILURE);
+    }
 }
 
-bool kvm_protected_init(MachineState *ms, Error **errp)
+bool kvm_protected_init(MachineState *ms, const char *launch_log, Error **errp)
 {
+    if (kvm_kernel_irqchip_split()) {
+        error_setg(errp, "private-memory-protected requires all of KVM's "
+                   "interrupt controllers (kernel-irqchip=on)");
+        return false;
+    }
     if (ms->private_memory_key &&
         !kvm_find_key(ms->private_memory_key, &kvm_key, errp)) {
         return false;
+    }
+    if (launch_log) {
+        kvm_launch_log_fd = qemu_create(launch_log, O_WRONLY | O_TRUNC, 0644,
+                                        errp);
+        if (kvm_launch_log_fd < 0) {
+            return false;
+        }
+        kvm_launch_pages = g_byte_array_new();
     }
     /* After all others: some of them set what is final then. */
     qemu_add_vm_change_state_handler_prio(kvm_finalize_vm, ms, INT_MAX);

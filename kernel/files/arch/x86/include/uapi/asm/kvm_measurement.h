@@ -105,7 +105,7 @@ struct kvm_measurement_vcpu {
 
 /*
  * Without what KVM derives from the rest: OSXSAVE and APIC of leaf 1, OSPKE of
- * leaf 7, and EBX of 0xd.0 and 0xd.1.
+ * leaf 7, EBX of 0xd.0 and, with XSAVEC or XSAVES, of 0xd.1.
  */
 struct kvm_measurement_cpuid {
 	__u32 function;

@@ -48,6 +48,8 @@ FIXTURE_VARIANT_ADD(access, default_vm) {
 
 /* A page table in the memslot's page 0, by which the guest maps PAGE */
 #define TABLE		0
+/* Another one in the memslot without private half */
+#define ORDINARY_TABLE	(NR_PAGES + 2)
 
 FIXTURE_SETUP(access)
 {
@@ -60,12 +62,13 @@ FIXTURE_SETUP(access)
 	self->is_protected = variant->type == KVM_X86_PROTECTED_VM;
 	pvm_create(p, variant->type, 1);
 
-	/* By both of its aliases, 2 MiB apart */
-	for (i = 0; i < 2; i++) {
+	/* Each by both of its aliases, 2 MiB apart */
+	for (i = 0; i < 4; i++) {
 		level = PG_LEVEL_2M;
 		virt_map(p->vm, PT_GVA + i * SZ_2M, OTHER_GPA, 1);
 		pde = __vm_get_page_table_entry(p->vm, PT_GVA + i * SZ_2M, &level);
-		*pde = gpa_of(TABLE) | (i ? p->bit : 0) | PTE_PRESENT_MASK | PTE_WRITABLE_MASK;
+		*pde = gpa_of(i / 2 ? ORDINARY_TABLE : TABLE) | (i % 2 ? p->bit : 0) |
+		       PTE_PRESENT_MASK | PTE_WRITABLE_MASK;
 	}
 	pvm_launch(p);
 }
@@ -100,6 +103,7 @@ static uint64_t run_insb(struct pvm *p, uint64_t addr)
 TEST_F(access, page_table)
 {
 	const uint64_t pte = gpa_of(PAGE) | PTE_PRESENT_MASK | PTE_WRITABLE_MASK;
+	const uint64_t used = PTE_ACCESSED_MASK | PTE_DIRTY_MASK;
 	struct pvm *p = self->p;
 
 	ASSERT_EQ(0, convert(p, PAGE, PRIVATE));
@@ -109,6 +113,10 @@ TEST_F(access, page_table)
 		EXPECT_EQ(PF_VECTOR, run_insb(p, PT_GVA));
 		EXPECT_EQ(0, pvm_read(p, gva_of(PAGE, PRIVATE)));
 		EXPECT_EQ(pte, *shared_half(p, TABLE));
+		/* Nor if it takes no more than to read it. */
+		*shared_half(p, TABLE) = pte | used;
+		EXPECT_EQ(PF_VECTOR, run_insb(p, PT_GVA));
+		EXPECT_EQ(0, pvm_read(p, gva_of(PAGE, PRIVATE)));
 	} else {
 		EXPECT_EQ(0, run_insb(p, PT_GVA));
 		EXPECT_EQ(BYTE, pvm_read(p, gva_of(PAGE, PRIVATE)));
@@ -129,7 +137,24 @@ TEST_F(access, page_table)
 	pvm_write(p, gva_of(TABLE, PRIVATE), pte);
 	EXPECT_EQ(self->is_protected ? PF_VECTOR : 0, run_insb(p, PT_GVA + SZ_2M));
 	EXPECT_EQ(self->is_protected ? 0 : BYTE, pvm_read(p, gva_of(PAGE, PRIVATE)));
+	if (self->is_protected) {
+		pvm_write(p, gva_of(TABLE, PRIVATE), pte | used);
+		EXPECT_EQ(PF_VECTOR, run_insb(p, PT_GVA + SZ_2M));
+	}
 	EXPECT_EQ(0, run_insb(p, PT_GVA));
+	EXPECT_EQ(BYTE, pvm_read(p, gva_of(PAGE, PRIVATE)));
+}
+
+TEST_F(access, ordinary_page_table)
+{
+	const uint64_t pte = gpa_of(PAGE) | PTE_PRESENT_MASK | PTE_WRITABLE_MASK;
+	struct pvm *p = self->p;
+
+	ASSERT_EQ(0, convert(p, PAGE, PRIVATE));
+	*shared_half(p, ORDINARY_TABLE) = pte;
+	EXPECT_EQ(self->is_protected ? PF_VECTOR : 0, run_insb(p, PT_GVA + 2 * SZ_2M));
+	EXPECT_EQ(self->is_protected ? 0 : BYTE, pvm_read(p, gva_of(PAGE, PRIVATE)));
+	EXPECT_EQ(0, run_insb(p, PT_GVA + 3 * SZ_2M));
 	EXPECT_EQ(BYTE, pvm_read(p, gva_of(PAGE, PRIVATE)));
 }
 
@@ -198,20 +223,80 @@ TEST_F(access, msrs)
 	}
 }
 
+/* The guest gives up, or asks for, a page that it has told KVM of. */
+static void convert_by_guest(struct pvm *p, unsigned long page, uint64_t kind)
+{
+	int r = pvm_start(p, guest_load, gva_of(page, kind), 0, 0, 0);
+
+	TEST_ASSERT(r && p->vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT,
+		    "The page is of that kind");
+	TEST_ASSERT(!convert(p, page, kind), __KVM_SYSCALL_ERROR("fallocate()", -1));
+	vcpu_run(p->vcpu);
+	pvm_result(p);
+}
+
+/* What KVM updates by itself it looks for where the guest has said it is. */
+TEST_F(access, updates)
+{
+	static const uint32_t msrs[] = { MSR_KVM_SYSTEM_TIME_NEW, MSR_KVM_STEAL_TIME };
+	static const uint64_t kinds[] = { PRIVATE, SHARED };
+	struct pvm *p = self->p;
+	unsigned long page = PAGE;
+	uint64_t kind, other, value, adjust = 0;
+	int i, j, r;
+
+	for (i = 0; i < ARRAY_SIZE(msrs); i++) {
+		for (j = 0; j < ARRAY_SIZE(kinds); j++, page++) {
+			kind = kinds[j];
+			other = kind == PRIVATE ? SHARED : PRIVATE;
+			ASSERT_EQ(0, convert(p, page, kind));
+			r = pvm_call(p, guest_do_wrmsr, msrs[i],
+				     gpa_of(page) | (kind == PRIVATE ? 0 : p->bit) | 1, 0, 0);
+			ASSERT_EQ(0, r);
+
+			convert_by_guest(p, page, other);
+			if (other == SHARED)
+				memset(shared_half(p, page), 0, PAGE_SIZE);
+			/* The clocks change, and the time passes. */
+			EXPECT_EQ(0, pvm_call(p, guest_do_wrmsr, MSR_IA32_TSC_ADJUST, ++adjust,
+					      0, 0));
+			value = pvm_read(p, gva_of(page, other)) |
+				pvm_read(p, gva_of(page, other) + 8);
+			EXPECT_EQ(self->is_protected, !value) {
+				TH_LOG("MSR %#x, kind %lu", msrs[i], kind);
+			}
+			pvm_call(p, guest_do_wrmsr, msrs[i], 0, 0, 0);
+		}
+	}
+}
+
 /* Without private half it's shared, and not to be had for the asking. */
 TEST_F(access, ordinary_memslot)
 {
 	const uint64_t gpa = ORDINARY_GPA + PAGE_SIZE;
+	static const uint32_t msrs[] = {
+		MSR_KVM_SYSTEM_TIME_NEW,
+		MSR_KVM_STEAL_TIME,
+		MSR_KVM_WALL_CLOCK_NEW,
+	};
 	struct pvm *p = self->p;
 	struct kvm_run *run = p->vcpu->run;
 	uint64_t *page = shared_half(p, NR_PAGES + 1);
+	int i;
 
 	*page = VALUE;
 	EXPECT_EQ(VALUE, pvm_read(p, gpa + SHARED_ALIAS));
 	EXPECT_EQ(0, run_insb(p, gpa + SHARED_ALIAS));
 	EXPECT_EQ((VALUE & ~0xfful) | BYTE, *page);
-	EXPECT_EQ(0, pvm_call(p, guest_do_wrmsr, MSR_KVM_WALL_CLOCK_NEW, gpa | p->bit, 0, 0));
-	EXPECT_NE((VALUE & ~0xfful) | BYTE, *page);
+	for (i = 0; i < ARRAY_SIZE(msrs); i++) {
+		page[0] = 0;
+		page[1] = 0;
+		EXPECT_EQ(0, pvm_call(p, guest_do_wrmsr, msrs[i], gpa | p->bit | 1, 0, 0));
+		EXPECT_NE(0, page[0] | page[1]) {
+			TH_LOG("MSR %#x", msrs[i]);
+		}
+		pvm_call(p, guest_do_wrmsr, msrs[i], 0, 0, 0);
+	}
 
 	*page = VALUE;
 	if (!self->is_protected) {

@@ -4,9 +4,14 @@
  * consent only, whoever has a descriptor of the file; and each has one place.
  */
 #include <pthread.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/sendfile.h>
 #include <sys/wait.h>
 
+#include "hyperv.h"
 #include "protected_vm.h"
+#include "protected_vm_ap.h"
 #include "sealed_memfd_huge.h"
 
 #define VALUE	0x600df00d600df00dul
@@ -16,17 +21,53 @@
 #define PAIR_GPA	(GPA + 8 * SIZE)
 #define PAIR_PAGES	8
 
-/* Where a test has INS write to */
+/* A page table, by which the guest maps PAGE at PT_GVA */
+#define TABLE		20
+
+/* Of INS and OUTS: userspace's, and that of a device in the kernel */
 #define STRING_PORT	0x0f
+#define PIC_MASK_PORT	0x21
 
 static uint64_t guest_ask(uint64_t gpa, uint64_t nr_pages, uint64_t attrs, uint64_t u1)
 {
 	return kvm_hypercall(KVM_HC_MAP_GPA_RANGE, gpa, nr_pages, attrs, 0);
 }
 
+/* Hyper-V's way to ask: see sealed_memfd_visibility_test */
+#define HVCALL_MODIFY_VISIBILITY	0x00db
+#define HV_ISOLATION_TYPE_VBS		1
+#define HV_BOUNDARY_ACTIVE		BIT(5)
+#define HV_BOUNDARY_SHIFT		6
+#define HV_VISIBILITY_SHARED		3
+
+struct page_list {
+	uint64_t partition;
+	uint32_t visibility;
+	uint32_t reserved;
+	uint64_t pages[2];
+};
+
+static uint64_t guest_hv_call(uint64_t control, uint64_t input, uint64_t u1, uint64_t u2)
+{
+	uint64_t status;
+
+	asm volatile("xor %%r8, %%r8\n\t"
+		     "test %[amd], %[amd]; jnz 1f; vmcall; jmp 2f; 1: vmmcall; 2:"
+		     : "=a" (status), "+c" (control), "+d" (input)
+		     : [amd] "r" (host_cpu_is_amd)
+		     : "r8", "cc", "memory");
+	return status;
+}
+
 static uint64_t guest_insb(uint64_t addr, uint64_t u1, uint64_t u2, uint64_t u3)
 {
 	asm volatile("insb" : "+D" (addr) : "d" (STRING_PORT) : "memory");
+	return 0;
+}
+
+static uint64_t guest_outsb(uint64_t addr, uint64_t u1, uint64_t u2, uint64_t u3)
+{
+	asm volatile("outsb" : "+S" (addr) : "d" (STRING_PORT) : "memory");
 	return 0;
 }
 
@@ -51,6 +92,90 @@ static uint64_t guest_race(uint64_t addr, uint64_t rounds, uint64_t u1, uint64_t
 	return errors;
 }
 
+/* In a private page of the guest's: two vCPUs deal with others, above all the last. */
+struct race {
+	uint64_t first;
+	uint64_t nr_pages;
+	/* Is it KVM that reads the page? */
+	uint64_t by_kvm;
+	uint64_t asked;
+	uint64_t answered;
+	uint64_t rounds;
+	uint64_t taken;
+	uint64_t errors;
+	uint64_t stop;
+};
+
+#define RACE_PAGE	1
+
+static uint64_t guest_begin_race(uint64_t first, uint64_t nr_pages, uint64_t by_kvm, uint64_t u1)
+{
+	struct race *race = (void *)gva_of(RACE_PAGE, PRIVATE);
+
+	race->first = first;
+	race->nr_pages = nr_pages;
+	race->by_kvm = by_kvm;
+	return 0;
+}
+
+/* What KVM finds in a byte: it's given to the PIC, as its mask, and had back from there. */
+static uint8_t guest_read_by_kvm(void *p)
+{
+	uint8_t value;
+
+	asm volatile("outsb; in %%dx, %%al"
+		     : "+S" (p), "=a" (value) : "d" (PIC_MASK_PORT) : "memory");
+	return value;
+}
+
+/*
+ * One uses the page.  If what it has written is gone, the other must have asked anew
+ * since: what it had asked for before is withdrawn by now.
+ */
+static void guest_use(struct race *race)
+{
+	uint8_t *p = (void *)race->first + (race->nr_pages - 1) * PAGE_SIZE;
+	uint64_t i, j, answered;
+	uint8_t found, value = 1;
+
+	for (i = 1; !READ_ONCE(race->stop); i++) {
+		answered = READ_ONCE(race->answered);
+		if (!race->by_kvm || guest_read_by_kvm(p) != value) {
+			value = i | 1;
+			WRITE_ONCE(*p, value);
+		}
+		for (j = 0; j < (race->by_kvm ? 3 : 100); j++) {
+			found = race->by_kvm ? guest_read_by_kvm(p) : READ_ONCE(*p);
+			if (found == value)
+				continue;
+			if (found || READ_ONCE(race->asked) == answered)
+				race->errors++;
+			race->taken++;
+			break;
+		}
+		WRITE_ONCE(race->rounds, i);
+	}
+}
+
+/* The other one asks for it to be taken away, now and then. */
+static uint64_t guest_ask_repeatedly(uint64_t times, uint64_t u1, uint64_t u2, uint64_t u3)
+{
+	struct race *race = (void *)gva_of(RACE_PAGE, PRIVATE);
+	uint64_t i, rounds;
+
+	for (i = 1; i <= times; i++) {
+		WRITE_ONCE(race->asked, i);
+		guest_ask(race->first, race->nr_pages, KVM_MAP_GPA_RANGE_DECRYPTED, 0);
+		WRITE_ONCE(race->answered, i);
+		/* Of these one at least has begun since. */
+		rounds = READ_ONCE(race->rounds);
+		while (READ_ONCE(race->rounds) - rounds < 2)
+			cpu_relax();
+	}
+	WRITE_ONCE(race->stop, 1);
+	return race->errors;
+}
+
 FIXTURE(consent)
 {
 	struct pvm pvm;
@@ -73,6 +198,16 @@ FIXTURE_VARIANT_ADD(consent, default_vm) {
 	.type = KVM_X86_DEFAULT_VM,
 };
 
+static void map_table(struct pvm *p)
+{
+	int level = PG_LEVEL_2M;
+	uint64_t *pde;
+
+	virt_map(p->vm, PT_GVA, OTHER_GPA, 1);
+	pde = __vm_get_page_table_entry(p->vm, PT_GVA, &level);
+	*pde = gpa_of(TABLE) | PTE_PRESENT_MASK | PTE_WRITABLE_MASK;
+}
+
 FIXTURE_SETUP(consent)
 {
 	struct pvm *p = &self->pvm;
@@ -80,7 +215,10 @@ FIXTURE_SETUP(consent)
 	ASSERT_TRUE(has_vm_type(variant->type));
 	self->p = p;
 	self->is_protected = variant->type == KVM_X86_PROTECTED_VM;
-	pvm_create(p, variant->type, 1);
+	pvm_create(p, variant->type, 2);
+	ap_prepare(p, guest_use, gva_of(RACE_PAGE, PRIVATE));
+	map_table(p);
+	virt_map(p->vm, PAIR_GPA, PAIR_GPA, 2 * PAIR_PAGES);
 	vm_enable_cap(p->vm, KVM_CAP_EXIT_HYPERCALL, BIT(KVM_HC_MAP_GPA_RANGE));
 	self->pair_fd = new_sealed_memfd(2 * PAIR_PAGES * PAGE_SIZE);
 	ASSERT_EQ(0, set_slot(p->vm, PAIR_SLOT, KVM_MEM_GUEST_MEMFD, PAIR_GPA,
@@ -154,6 +292,16 @@ static uint64_t ask(struct pvm *p, unsigned long page, unsigned long nr_pages, u
 	return ask_gpa(p, gpa_of(page), nr_pages, kind, 0);
 }
 
+/* An instruction for which KVM reads or writes what userspace gets or gives. */
+static void run_string_io(struct pvm *p, guest_fn fn, uint64_t addr)
+{
+	pvm_start(p, fn, addr, 0, 0, 0);
+	TEST_ASSERT_KVM_EXIT_REASON(p->vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_EQ(p->vcpu->run->io.port, STRING_PORT);
+	vcpu_run(p->vcpu);
+	pvm_result(p);
+}
+
 /* The guest accesses a page that isn't of the kind it asks for. */
 static void expect_fault(struct __test_metadata *_metadata, struct pvm *p, unsigned long page,
 			 uint64_t kind)
@@ -208,18 +356,37 @@ TEST_F(consent, punch)
 /* There's no other way to take pages away, or to put content there. */
 TEST_F(consent, file)
 {
+	static const int modes[] = {
+		FALLOC_FL_ZERO_RANGE,
+		FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+		FALLOC_FL_COLLAPSE_RANGE,
+		FALLOC_FL_INSERT_RANGE,
+	};
+	static const int flags[] = { MAP_SHARED, MAP_PRIVATE };
 	struct pvm *p = self->p;
 	char *data = p->shared + PAGE_SIZE;
+	int i, source = memfd_create("source", 0);
+	loff_t offset = 32 * PAGE_SIZE;
 
 	use_pages(p, PAGE, 1);
 	EXPECT_REFUSED(EPERM, ftruncate(p->fd, 0));
-	EXPECT_REFUSED(EOPNOTSUPP, fallocate(p->fd, FALLOC_FL_ZERO_RANGE, 0, PAGE_SIZE));
-	EXPECT_REFUSED(EOPNOTSUPP, fallocate(p->fd, FALLOC_FL_COLLAPSE_RANGE, 0, PAGE_SIZE));
+	EXPECT_REFUSED(EPERM, ftruncate(p->fd, 2 * SIZE));
+	for (i = 0; i < ARRAY_SIZE(modes); i++)
+		EXPECT_REFUSED(EOPNOTSUPP, fallocate(p->fd, modes[i], 0, PAGE_SIZE));
+	for (i = 0; i < ARRAY_SIZE(flags); i++)
+		EXPECT_EQ(MAP_FAILED, mmap(NULL, SIZE, PROT_NONE, flags[i], p->fd, 0));
 
 	/* Pages that are not there may come to be, but not with content. */
 	EXPECT_REFUSED_IF_PROTECTED(EPERM, pwrite(p->fd, data, PAGE_SIZE, 0));
 	EXPECT_REFUSED_IF_PROTECTED(EPERM, pwrite(p->fd, data, 2 * PAGE_SIZE, 8 * PAGE_SIZE));
+	ASSERT_EQ(2 * PAGE_SIZE, pwrite(source, data, 2 * PAGE_SIZE, 0));
+	ASSERT_LE(0, lseek(p->fd, 33 * PAGE_SIZE, SEEK_SET));
+	EXPECT_REFUSED_IF_PROTECTED(EPERM, sendfile(p->fd, source, NULL, PAGE_SIZE));
+	EXPECT_REFUSED_IF_PROTECTED(EPERM, copy_file_range(source, NULL, p->fd, &offset,
+							   PAGE_SIZE, 0));
+	close(source);
 	EXPECT_EQ(!self->is_protected, is_allocated(p->fd, 0));
+	EXPECT_EQ(!self->is_protected, is_allocated(p->fd, 32));
 	EXPECT_EQ(0, allocate(p->fd, 0, 1));
 	EXPECT_EQ(0, pvm_read(p, gva_of(0, PRIVATE)));
 	EXPECT_TRUE(has_content(p, PAGE));
@@ -318,18 +485,60 @@ TEST_F(consent, withdrawn_by_access)
 	pvm_write(p, gva_of(PAGE + 1, PRIVATE), VALUE);
 	EXPECT_REFUSED_IF_PROTECTED(EPERM, punch(p->fd, PAGE + 1, 1));
 
-	/* By KVM, for an instruction of the guest's */
-	if (self->is_protected) {
-		pvm_start(p, guest_insb, gva_of(PAGE + 2, PRIVATE), 0, 0, 0);
-		TEST_ASSERT_KVM_EXIT_REASON(p->vcpu, KVM_EXIT_IO);
-		TEST_ASSERT_EQ(p->vcpu->run->io.port, STRING_PORT);
-		vcpu_run(p->vcpu);
-		pvm_result(p);
-		EXPECT_REFUSED(EPERM, punch(p->fd, PAGE + 2, 1));
-	}
-
 	/* That of others doesn't matter. */
-	EXPECT_EQ(0, punch(p->fd, PAGE + 3, 1));
+	EXPECT_EQ(0, punch(p->fd, PAGE + 2, 2));
+}
+
+/* By KVM, for an instruction of the guest's */
+TEST_F(consent, withdrawn_by_emulation)
+{
+	struct pvm *p = self->p;
+
+	use_pages(p, PAGE, 2);
+	EXPECT_EQ(0, ask(p, PAGE, 2, SHARED));
+	run_string_io(p, guest_insb, gva_of(PAGE, PRIVATE));
+	EXPECT_REFUSED_IF_PROTECTED(EPERM, punch(p->fd, PAGE, 1));
+	run_string_io(p, guest_outsb, gva_of(PAGE + 1, PRIVATE));
+	EXPECT_REFUSED_IF_PROTECTED(EPERM, punch(p->fd, PAGE + 1, 1));
+}
+
+/* By KVM, which finds by it what an instruction is about */
+TEST_F(consent, withdrawn_by_walk)
+{
+	const uint64_t pte = gpa_of(PAGE) | PTE_PRESENT_MASK | PTE_WRITABLE_MASK;
+	const uint64_t used = PTE_ACCESSED_MASK | PTE_DIRTY_MASK;
+	struct pvm *p = self->p;
+
+	use_pages(p, PAGE, 1);
+	ASSERT_EQ(0, allocate(p->fd, TABLE, 1));
+
+	/* What is read only */
+	pvm_write(p, gva_of(TABLE, PRIVATE), pte | used);
+	EXPECT_EQ(0, ask(p, TABLE, 1, SHARED));
+	run_string_io(p, guest_insb, PT_GVA);
+	EXPECT_REFUSED_IF_PROTECTED(EPERM, punch(p->fd, TABLE, 1));
+	if (!self->is_protected)
+		return;
+
+	/* What is marked as used */
+	pvm_write(p, gva_of(TABLE, PRIVATE), pte);
+	EXPECT_EQ(0, ask(p, TABLE, 1, SHARED));
+	run_string_io(p, guest_insb, PT_GVA);
+	EXPECT_REFUSED(EPERM, punch(p->fd, TABLE, 1));
+	EXPECT_EQ(pte | used, pvm_read(p, gva_of(TABLE, PRIVATE)));
+}
+
+/* What it finds missing it wants to have, whatever it had asked for before. */
+TEST_F(consent, withdrawn_by_fault)
+{
+	struct pvm *p = self->p;
+
+	EXPECT_EQ(0, ask(p, PAGE, 1, SHARED));
+	expect_fault(_metadata, p, PAGE, PRIVATE);
+	EXPECT_EQ(0, allocate(p->fd, PAGE, 1));
+	EXPECT_REFUSED_IF_PROTECTED(EPERM, punch(p->fd, PAGE, 1));
+	EXPECT_EQ(0, allocate(p->fd, PAGE, 1));
+	EXPECT_EQ(0, finish(p));
 }
 
 /* To have userspace map a page is not the guest's access, but it could come to be. */
@@ -374,6 +583,11 @@ TEST_F(consent, memslots)
 	EXPECT_EQ(0, ask_gpa(p, PAIR_GPA, PAIR_PAGES, SHARED, 0));
 	EXPECT_REFUSED_IF_PROTECTED(EPERM, punch(self->pair_fd, 0, 2 * PAIR_PAGES));
 	EXPECT_EQ(self->is_protected, is_allocated(self->pair_fd, 0));
+	if (self->is_protected) {
+		/* The first memslot is as if nothing had been begun. */
+		EXPECT_EQ(0, pvm_read(p, PAIR_GPA));
+		EXPECT_EQ(0, ask_gpa(p, PAIR_GPA, 1, SHARED, 0));
+	}
 
 	/* What is asked for goes beyond memslots on either side, and may be nonsense. */
 	EXPECT_EQ(0, ask_gpa(p, second - PAGE_SIZE, 1ul << 32, SHARED, 0));
@@ -430,6 +644,286 @@ TEST_F(consent, race)
 	*(uint64_t *)p->shared = 1;
 	for (i = 0; i < ARRAY_SIZE(threads); i++)
 		pthread_join(threads[i], NULL);
+}
+
+/* Others take it away and give it back as long as the guest runs. */
+struct racers {
+	struct pvm *p;
+	unsigned long first;
+	unsigned long nr_pages;
+	bool stop;
+	uint64_t punched;
+};
+
+static void *punch_repeatedly(void *arg)
+{
+	struct racers *racers = arg;
+	struct pvm *p = racers->p;
+
+	while (!READ_ONCE(racers->stop)) {
+		if (!is_allocated(p->fd, racers->first))
+			continue;
+		if (!punch(p->fd, racers->first, racers->nr_pages))
+			racers->punched++;
+		/* What is nobody's to take away along with it */
+		punch(p->fd, RACE_PAGE, racers->first + racers->nr_pages - RACE_PAGE);
+	}
+	return NULL;
+}
+
+static void *allocate_repeatedly(void *arg)
+{
+	struct racers *racers = arg;
+
+	while (!READ_ONCE(racers->stop))
+		TEST_ASSERT(!allocate(racers->p->fd, racers->first, racers->nr_pages),
+			    __KVM_SYSCALL_ERROR("fallocate()", -1));
+	return NULL;
+}
+
+static void *run_ap(void *arg)
+{
+	struct racers *racers = arg;
+	struct kvm_vcpu *ap = racers->p->vcpus[1];
+	int r;
+
+	while (!READ_ONCE(racers->stop)) {
+		r = _vcpu_run(ap);
+		if (!r) {
+			TEST_ASSERT_KVM_EXIT_REASON(ap, KVM_EXIT_IO);
+			TEST_ASSERT_EQ(ap->run->io.port, COMMAND_PORT);
+			break;
+		}
+		/* It has just begun, or it's without the page, which others give back. */
+		TEST_ASSERT(errno == EAGAIN || errno == EFAULT, __KVM_IOCTL_ERROR("KVM_RUN", r));
+		if (errno == EFAULT) {
+			TEST_ASSERT_KVM_EXIT_REASON(ap, KVM_EXIT_MEMORY_FAULT);
+			TEST_ASSERT_EQ(ap->run->memory_fault.flags, PRIVATE);
+		}
+	}
+	return NULL;
+}
+
+/* One vCPU asks to be rid of what the other one uses. */
+static void race_of_vcpus(struct __test_metadata *_metadata, struct pvm *p, unsigned long first,
+			  unsigned long nr_pages, bool by_kvm)
+{
+	void *(*const fns[])(void *) = { punch_repeatedly, allocate_repeatedly, run_ap };
+	struct racers racers = { .p = p, .first = first, .nr_pages = nr_pages };
+	struct kvm_run *run = p->vcpu->run;
+	pthread_t threads[ARRAY_SIZE(fns)];
+	int i, nr_asked = 0;
+
+	ASSERT_EQ(0, allocate(p->fd, RACE_PAGE, 1));
+	ASSERT_EQ(0, allocate(p->fd, first, nr_pages));
+	pvm_call(p, guest_begin_race, gva_of(first, PRIVATE), nr_pages, by_kvm, 0);
+	pvm_call(p, guest_start_ap, 1, 0, 0, 0);
+	for (i = 0; i < ARRAY_SIZE(fns); i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, fns[i], &racers));
+
+	pvm_start(p, guest_ask_repeatedly, 200, 0, 0, 0);
+	while (!pvm_is_done(p)) {
+		TEST_ASSERT_KVM_EXIT_REASON(p->vcpu, KVM_EXIT_HYPERCALL);
+		/* The guest has to go by what it asks for, not by this. */
+		run->hypercall.ret = ++nr_asked % 3 ? 0 : -5;
+		vcpu_run(p->vcpu);
+	}
+	EXPECT_EQ(0, pvm_result(p));
+
+	WRITE_ONCE(racers.stop, true);
+	for (i = 0; i < ARRAY_SIZE(fns); i++)
+		pthread_join(threads[i], NULL);
+
+	EXPECT_LT(0, racers.punched);
+	TH_LOG("taken away %lu times, %lu of them in use", racers.punched,
+	       pvm_read(p, gva_of(RACE_PAGE, PRIVATE) + offsetof(struct race, taken)));
+}
+
+TEST_F(consent, race_of_vcpus)
+{
+	if (!self->is_protected)
+		SKIP(return, "The guest would lose its content");
+
+	race_of_vcpus(_metadata, self->p, PAGE, 1, false);
+}
+
+/* Many pages at once take long to go, the last of them longest. */
+TEST_F(consent, race_with_kvm)
+{
+	if (!self->is_protected)
+		SKIP(return, "The guest would lose its content");
+
+	race_of_vcpus(_metadata, self->p, PER_HUGE, PER_HUGE, true);
+}
+
+/* What Hyper-V's guests see who are isolated from their host by the shared bit */
+static void set_hv_cpuid(struct pvm *p)
+{
+	const struct kvm_cpuid2 *sys = kvm_get_supported_cpuid();
+	const struct kvm_cpuid2 *hv = kvm_get_supported_hv_cpuid();
+	struct kvm_cpuid2 *cpuid = allocate_kvm_cpuid2(sys->nent + hv->nent + 1);
+	struct kvm_cpuid_entry2 *entry;
+	int i;
+
+	cpuid->nent = 0;
+	for (i = 0; i < sys->nent; i++) {
+		if (sys->entries[i].function >> 8 != 0x400000)
+			cpuid->entries[cpuid->nent++] = sys->entries[i];
+	}
+	for (i = 0; i < hv->nent; i++) {
+		entry = &cpuid->entries[cpuid->nent++];
+		*entry = hv->entries[i];
+		if (entry->function == HYPERV_CPUID_FEATURES)
+			entry->ebx |= BIT(22);
+	}
+	entry = &cpuid->entries[cpuid->nent++];
+	memset(entry, 0, sizeof(*entry));
+	entry->function = 0x4000000c;
+	entry->ebx = HV_ISOLATION_TYPE_VBS | HV_BOUNDARY_ACTIVE |
+		     __builtin_ctzll(p->bit) << HV_BOUNDARY_SHIFT;
+	vcpu_init_cpuid(p->vcpu, cpuid);
+	free(cpuid);
+	vcpu_set_msr(p->vcpu, HV_X64_MSR_GUEST_OS_ID, HYPERV_LINUX_OS_ID);
+}
+
+/* Two pages one after the other */
+static uint64_t ask_by_list(struct pvm *p, unsigned long page, uint64_t result)
+{
+	const uint64_t two = 2ul << HV_HYPERCALL_REP_COMP_OFFSET;
+	struct page_list *list = (void *)p->shared + SIZE + PAGE_SIZE;
+	struct kvm_run *run = p->vcpu->run;
+
+	*list = (struct page_list) {
+		-1ul, HV_VISIBILITY_SHARED, 0,
+		{ gpa_of(page) / PAGE_SIZE, gpa_of(page + 1) / PAGE_SIZE },
+	};
+	pvm_start(p, guest_hv_call, HVCALL_MODIFY_VISIBILITY | two,
+		  (ORDINARY_GPA + PAGE_SIZE) | p->bit, 0, 0);
+	TEST_ASSERT_KVM_EXIT_REASON(p->vcpu, KVM_EXIT_HYPERCALL);
+	TEST_ASSERT_EQ(run->hypercall.args[0], gpa_of(page));
+	TEST_ASSERT_EQ(run->hypercall.args[1], 2);
+	run->hypercall.ret = result;
+	vcpu_run(p->vcpu);
+	return pvm_result(p) & 0xffff;
+}
+
+TEST(visibility)
+{
+	struct pvm pvm;
+
+	if (!kvm_has_cap(KVM_CAP_HYPERV_CPUID))
+		SKIP(return, "no Hyper-V");
+
+	pvm_create(&pvm, KVM_X86_PROTECTED_VM, 1);
+	vm_enable_cap(pvm.vm, KVM_CAP_EXIT_HYPERCALL, BIT(KVM_HC_MAP_GPA_RANGE));
+	set_hv_cpuid(&pvm);
+	pvm_launch(&pvm);
+
+	use_pages(&pvm, PAGE, 3);
+	EXPECT_NE(0, ask_by_list(&pvm, PAGE, -5));
+	EXPECT_REFUSED(EPERM, punch(pvm.fd, PAGE, 1));
+	EXPECT_TRUE(has_content(&pvm, PAGE));
+	EXPECT_EQ(0, ask_by_list(&pvm, PAGE, 0));
+	EXPECT_REFUSED(EPERM, punch(pvm.fd, PAGE, 3));
+	EXPECT_EQ(0, punch(pvm.fd, PAGE, 2));
+	EXPECT_TRUE(has_content(&pvm, PAGE + 2));
+	pvm_free(&pvm);
+}
+
+/* What a VM is measured with is what its guest finds. */
+#define CHANGING_PAGES	16
+
+struct changer {
+	struct pvm *p;
+	unsigned long page;
+	bool *stop;
+};
+
+static void *change_pages(void *arg)
+{
+	struct changer *changer = arg;
+	char content[PAGE_SIZE] = {};
+	unsigned long i;
+	int fd = changer->p->fd;
+
+	while (!READ_ONCE(*changer->stop)) {
+		for (i = changer->page; i < CHANGING_PAGES; i += 2) {
+			*(uint64_t *)content = VALUE + i;
+			punch(fd, i, 1);
+			if (pwrite(fd, content, PAGE_SIZE, i * PAGE_SIZE) != PAGE_SIZE)
+				allocate(fd, i, 1);
+		}
+	}
+	return NULL;
+}
+
+static void create_with(struct pvm *pvm, char **image)
+{
+	struct userspace_mem_region *region;
+	uint64_t size;
+
+	pvm_create(pvm, KVM_X86_PROTECTED_VM, 1);
+	region = memslot2region(pvm->vm, 0);
+	size = region->region.memory_size;
+	/* It has pointers in it, of the host's. */
+	if (*image) {
+		memcpy(region->host_mem, *image, size);
+	} else {
+		*image = malloc(size);
+		TEST_ASSERT(*image, "malloc() failed");
+		memcpy(*image, region->host_mem, size);
+	}
+	pvm_load(pvm);
+}
+
+TEST(content_while_finalized)
+{
+	struct kvm_x86_finalize_vm arg, same;
+	struct changer changers[2];
+	pthread_t threads[2];
+	uint64_t values[CHANGING_PAGES];
+	char content[PAGE_SIZE] = {};
+	char *image = NULL;
+	struct pvm pvm;
+	bool stop;
+	int i, n;
+
+	for (n = 0; n < 4; n++) {
+		create_with(&pvm, &image);
+		stop = false;
+		for (i = 0; i < ARRAY_SIZE(threads); i++) {
+			changers[i] = (struct changer) { &pvm, i, &stop };
+			ASSERT_EQ(0, pthread_create(&threads[i], NULL, change_pages, &changers[i]));
+		}
+		memset(&arg, 0, sizeof(arg));
+		EXPECT_EQ(0, pvm_finalize(&pvm, &arg));
+		/* It's too late by now, too. */
+		usleep(1000);
+		WRITE_ONCE(stop, true);
+		for (i = 0; i < ARRAY_SIZE(threads); i++)
+			pthread_join(threads[i], NULL);
+
+		ASSERT_EQ(0, allocate(pvm.fd, 0, CHANGING_PAGES));
+		vcpu_run(pvm.vcpu);
+		ASSERT_TRUE(pvm_is_done(&pvm));
+		for (i = 0; i < CHANGING_PAGES; i++) {
+			values[i] = pvm_read(&pvm, gva_of(i, PRIVATE));
+			EXPECT_TRUE(!values[i] || values[i] == VALUE + i);
+		}
+		pvm_free(&pvm);
+
+		/* With that for its content another VM is the same. */
+		create_with(&pvm, &image);
+		for (i = 0; i < CHANGING_PAGES; i++) {
+			*(uint64_t *)content = values[i];
+			ASSERT_EQ(PAGE_SIZE, pwrite(pvm.fd, content, PAGE_SIZE, i * PAGE_SIZE));
+		}
+		memset(&same, 0, sizeof(same));
+		ASSERT_EQ(0, pvm_finalize(&pvm, &same));
+		EXPECT_EQ(0, memcmp(arg.measurement, same.measurement, sizeof(arg.measurement)));
+		pvm_free(&pvm);
+	}
+	free(image);
 }
 
 /* Part of a huge page: others are left alone, and are not mapped along with it. */
@@ -500,6 +994,90 @@ TEST_F(consent, binding)
 	EXPECT_EQ(0, punch(p->fd, 0, NR_PAGES));
 	EXPECT_EQ(0, set_slot(other, 1, KVM_MEM_GUEST_MEMFD, 0, SIZE, p->shared, p->fd, 0));
 	kvm_vm_free(other);
+}
+
+/* In a child: a VMM, and another process that has its descriptors. */
+struct vmm {
+	pid_t other;
+	int fd;
+};
+
+static void be_vmm(unsigned long type, int pipe)
+{
+	struct vmm vmm;
+	struct pvm pvm;
+	int r;
+
+	pvm_create(&pvm, type, 1);
+	vm_enable_cap(pvm.vm, KVM_CAP_EXIT_HYPERCALL, BIT(KVM_HC_MAP_GPA_RANGE));
+	pvm_launch(&pvm);
+	use_pages(&pvm, PAGE, 3);
+	TEST_ASSERT(!ask(&pvm, PAGE, 1, SHARED), "The hypercall has failed");
+
+	vmm.fd = pvm.fd;
+	vmm.other = fork();
+	if (!vmm.other) {
+		r = _vcpu_run(pvm.vcpu);
+		TEST_ASSERT(r && errno == EIO, "Another process can run the guest");
+		write(pipe, "", 1);
+	} else {
+		write(pipe, &vmm, sizeof(vmm));
+	}
+	for (;;)
+		pause();
+}
+
+/* A VM lasts as long as anybody has a descriptor of it, and so does the need to ask. */
+TEST_F(consent, death_of_vmm)
+{
+	struct kvm_vm *other = vm_create_barebones();
+	struct pvm *p = self->p;
+	char path[64], buf[sizeof(struct vmm)];
+	struct vmm vmm = {};
+	int pipefd[2], fd, i, n;
+	pid_t child;
+
+	/* Orphans are ours. */
+	ASSERT_EQ(0, prctl(PR_SET_CHILD_SUBREAPER, 1));
+	ASSERT_EQ(0, pipe2(pipefd, O_DIRECT));
+	child = fork();
+	if (!child)
+		be_vmm(variant->type, pipefd[1]);
+	close(pipefd[1]);
+
+	/* Both say that they are there. */
+	for (i = 0; i < 2; i++) {
+		n = read(pipefd[0], buf, sizeof(buf));
+		ASSERT_LT(0, n);
+		if (n == sizeof(vmm))
+			memcpy(&vmm, buf, sizeof(vmm));
+	}
+	close(pipefd[0]);
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", child, vmm.fd);
+	fd = open(path, O_RDWR);
+	ASSERT_LE(0, fd);
+	EXPECT_REFUSED_IF_PROTECTED(EPERM, punch(fd, PAGE + 1, 1));
+
+	kill(child, SIGKILL);
+	ASSERT_EQ(child, waitpid(child, NULL, 0));
+	EXPECT_REFUSED_IF_PROTECTED(EPERM, punch(fd, PAGE, 3));
+	EXPECT_REFUSED_IF_PROTECTED(EPERM, punch(fd, PAGE + 2, 1));
+	EXPECT_EQ(self->is_protected, is_allocated(fd, PAGE + 2));
+	/* What the guest has asked for still holds. */
+	EXPECT_EQ(0, punch(fd, PAGE, 1));
+	EXPECT_FALSE(is_allocated(fd, PAGE));
+
+	kill(vmm.other, SIGKILL);
+	ASSERT_EQ(vmm.other, waitpid(vmm.other, NULL, 0));
+	if (self->is_protected) {
+		EXPECT_TRUE(is_allocated(fd, PAGE + 1));
+		EXPECT_REFUSED(EBUSY, set_slot(other, 1, KVM_MEM_GUEST_MEMFD, 0, SIZE, p->shared,
+					       fd, 0));
+	}
+	EXPECT_EQ(0, punch(fd, 0, NR_PAGES));
+	EXPECT_EQ(0, set_slot(other, 1, KVM_MEM_GUEST_MEMFD, 0, SIZE, p->shared, fd, 0));
+	kvm_vm_free(other);
+	close(fd);
 }
 
 /* One address space, if it's that of a protected VM */

@@ -6,6 +6,7 @@
  * Every ioctl that the headers know has a line here.  What has none is refused.
  */
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 
 #include "protected_vm.h"
@@ -89,14 +90,14 @@ static const struct {
 	CLASS(KVM_GET_TSC_KHZ,			ALWAYS,	ALWAYS),
 	CLASS(KVM_GET_STATS_FD,			NEVER,	NEVER),
 	CLASS(KVM_SET_DEVICE_ATTR,		NEVER,	BEFORE),
-	CLASS(KVM_GET_DEVICE_ATTR,		NEVER,	ALWAYS),
+	CLASS(KVM_GET_DEVICE_ATTR,		NEVER,	BEFORE),
 	CLASS(KVM_HAS_DEVICE_ATTR,		NEVER,	ALWAYS),
 
 	/* Of a vCPU */
 	CLASS(KVM_RUN,				NEVER,	AFTER),
 	CLASS(KVM_SET_CPUID,			NEVER,	BEFORE),
 	CLASS(KVM_SET_CPUID2,			NEVER,	BEFORE),
-	CLASS(KVM_GET_CPUID2,			NEVER,	ALWAYS),
+	CLASS(KVM_GET_CPUID2,			NEVER,	BEFORE),
 	CLASS(KVM_GET_SUPPORTED_HV_CPUID,	NEVER,	ALWAYS),
 	CLASS(KVM_GET_REGS,			NEVER,	BEFORE),
 	CLASS(KVM_SET_REGS,			NEVER,	BEFORE),
@@ -396,6 +397,47 @@ TEST_F(protected, missing_extensions)
 			TH_LOG("%u", missing[i]);
 		}
 	}
+}
+
+/*
+ * Statistics: what can't be had by KVM_GET_STATS_FD can't be had by debugfs either, which
+ * root could look into.
+ */
+#define DEBUGFS	"/sys/kernel/debug"
+
+static bool has_debugfs(void)
+{
+	return !access(DEBUGFS "/kvm/exits", R_OK) ||
+	       (!mount("debugfs", DEBUGFS, "debugfs", 0, NULL) &&
+		!access(DEBUGFS "/kvm/exits", R_OK));
+}
+
+/* Of all VMs */
+static unsigned long nr_exits(void)
+{
+	FILE *file = fopen(DEBUGFS "/kvm/exits", "r");
+	unsigned long nr;
+
+	TEST_ASSERT(file && fscanf(file, "%lu", &nr) == 1, "Can't read the number of exits");
+	fclose(file);
+	return nr;
+}
+
+TEST_F(protected, statistics)
+{
+	unsigned long i, before;
+	char name[64];
+
+	if (!has_debugfs())
+		SKIP(return, "No debugfs");
+
+	snprintf(name, sizeof(name), DEBUGFS "/kvm/%d-%d", getpid(), self->p->vm->fd);
+	EXPECT_EQ(self->is_protected, access(name, F_OK) && errno == ENOENT);
+
+	before = nr_exits();
+	for (i = 0; i < 1000; i++)
+		pvm_read(self->p, gva_of(0, SHARED));
+	EXPECT_EQ(self->is_protected, nr_exits() - before < 1000);
 }
 
 /*

@@ -119,6 +119,9 @@ struct launch {
 	char *shared;
 };
 
+/* CPUID.0xd.1:EAX of XSAVEC or XSAVES, which give EBX a meaning */
+#define XSAVE_COMPACTED	(BIT(1) | BIT(3))
+
 static void put_cpuid(struct stream *stream, struct kvm_vcpu *vcpu)
 {
 	struct kvm_cpuid2 *cpuid = allocate_kvm_cpuid2(MAX_NR_CPUID_ENTRIES);
@@ -134,7 +137,8 @@ static void put_cpuid(struct stream *stream, struct kvm_vcpu *vcpu)
 			e->edx &= ~BIT(9);
 		} else if (e->function == 7 && !e->index) {
 			e->ecx &= ~BIT(4);
-		} else if (e->function == 0xd && e->index <= 1) {
+		} else if (e->function == 0xd &&
+			   (!e->index || (e->index == 1 && e->eax & XSAVE_COMPACTED))) {
 			e->ebx = 0;
 		}
 		out[i] = (struct kvm_measurement_cpuid) {
@@ -180,11 +184,11 @@ static bool is_measured(const struct kvm_msr_list *list, uint32_t msr, bool arch
 	static const struct msr_range more[] = {
 		{ 0x179, 0x17b }, { 0x200, 0x20f }, { 0x250, 0x250 }, { 0x258, 0x259 },
 		{ 0x268, 0x26f }, { 0x280, 0x29f }, { 0x2ff, 0x2ff }, { 0x400, 0x47f },
-		{ 0xda0, 0xda0 }, { 0xc0010140, 0xc0010141 }, { 0xc0011029, 0xc0011029 },
+		{ 0xda0, 0xda0 }, { 0xc0010114, 0xc0010114 }, { 0xc0010140, 0xc0010141 },
+		{ 0xc0011029, 0xc0011029 },
 	};
 	static const struct msr_range not[] = {
-		{ 0x10, 0x10 }, { 0x34, 0x34 }, { 0x8b, 0x8b }, { 0x480, 0x491 },
-		{ 0x40000000, 0x40000118 },
+		{ 0x10, 0x10 }, { 0x480, 0x491 }, { 0x40000000, 0x40000118 },
 	};
 	int i;
 
@@ -213,12 +217,26 @@ static bool get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *value)
 	return true;
 }
 
+/* 0 if there is none, as in most VMs */
+static uint64_t host_ucode_rev(void)
+{
+	const struct kvm_msr_list *list = kvm_get_feature_msr_index_list();
+	unsigned int i;
+
+	for (i = 0; i < list->nmsrs; i++) {
+		if (list->indices[i] == MSR_IA32_UCODE_REV)
+			return kvm_get_feature_msr(MSR_IA32_UCODE_REV);
+	}
+	return 0;
+}
+
+static const struct msr_range all_msrs[] = {
+	{ 0, 0x1fff }, { 0x40000000, 0x400001ff }, { 0x4b564d00, 0x4b564dff },
+	{ 0xc0000000, 0xc0001fff }, { 0xc0010000, 0xc0011fff },
+};
+
 static void put_msrs(struct stream *stream, struct kvm_vcpu *vcpu)
 {
-	static const struct msr_range all[] = {
-		{ 0, 0x1fff }, { 0x40000000, 0x400001ff }, { 0x4b564d00, 0x4b564dff },
-		{ 0xc0000000, 0xc0001fff }, { 0xc0010000, 0xc0011fff },
-	};
 	const struct kvm_msr_list *list = kvm_get_msr_index_list();
 	bool arch = vcpu_get_cpuid_entry(vcpu, 7)->edx & BIT(29);
 	bool perf = vcpu_get_cpuid_entry(vcpu, 1)->ecx & BIT(15);
@@ -227,17 +245,17 @@ static void put_msrs(struct stream *stream, struct kvm_vcpu *vcpu)
 	uint64_t value;
 	uint32_t msr;
 
-	for (i = 0; i < ARRAY_SIZE(all); i++) {
-		for (msr = all[i].first; msr <= all[i].last; msr++) {
+	for (i = 0; i < ARRAY_SIZE(all_msrs); i++) {
+		for (msr = all_msrs[i].first; msr <= all_msrs[i].last; msr++) {
 			if (!is_measured(list, msr, arch, perf) || !get_msr(vcpu, msr, &value) ||
-			    !value)
+			    !value || (msr == MSR_IA32_UCODE_REV && value == host_ucode_rev()))
 				continue;
 			msrs[nr++] = (struct kvm_measurement_msr) { msr, 0, value };
 		}
 	}
 	/* Are there any elsewhere? */
 	for (i = 0; i < list->nmsrs; i++)
-		nr_listed += in_ranges(all, ARRAY_SIZE(all), list->indices[i]);
+		nr_listed += in_ranges(all_msrs, ARRAY_SIZE(all_msrs), list->indices[i]);
 	TEST_ASSERT_EQ(nr_listed, list->nmsrs);
 
 	stream_record(stream, KVM_MEASUREMENT_MSRS, msrs, nr * sizeof(*msrs));
@@ -324,7 +342,7 @@ static void compare_streams(struct stream *a, const uint8_t *b, size_t size)
 }
 
 /* Not in the program, all of which the guest has in its memory */
-#define LOG_SIZE	(1 << 20)
+#define LOG_SIZE	0x100000
 
 static uint8_t *log_buffer;
 
@@ -507,6 +525,22 @@ static bool change_segment(struct launch *l)
 	return true;
 }
 
+/* The first vCPU has PDPTRs then, the second one hasn't. */
+static bool change_pdptrs(struct launch *l)
+{
+	struct kvm_sregs2 sregs;
+
+	vcpu_ioctl(l->vcpus[0], KVM_GET_SREGS2, &sregs);
+	sregs.cr0 |= X86_CR0_PE | X86_CR0_PG;
+	sregs.cr4 |= X86_CR4_PAE;
+	sregs.flags |= KVM_SREGS2_FLAGS_PDPTRS_VALID;
+	sregs.pdptrs[1] = 0x3001;
+	vcpu_ioctl(l->vcpus[0], KVM_SET_SREGS2, &sregs);
+	vcpu_ioctl(l->vcpus[0], KVM_GET_SREGS2, &sregs);
+	TEST_ASSERT_EQ(sregs.pdptrs[1], 0x3001);
+	return true;
+}
+
 static bool change_debugregs(struct launch *l)
 {
 	struct kvm_debugregs debugregs;
@@ -563,6 +597,21 @@ static bool change_cpuid(struct launch *l)
 	vcpu_get_cpuid_entry(l->vcpus[0], 1)->eax ^= 1;
 	vcpu_set_cpuid(l->vcpus[0]);
 	return true;
+}
+
+static bool change_xsave_size(struct launch *l)
+{
+	struct kvm_cpuid_entry2 *e = __vcpu_get_cpuid_entry(l->vcpus[0], 0xd, 1);
+
+	e->eax &= ~XSAVE_COMPACTED;
+	e->ebx = 0x1234;
+	vcpu_set_cpuid(l->vcpus[0]);
+	return true;
+}
+
+static bool change_ucode_rev(struct launch *l)
+{
+	return _vcpu_set_msr(l->vcpus[0], MSR_IA32_UCODE_REV, 0x1234567800000000) == 1;
 }
 
 static bool change_second_cpuid(struct launch *l)
@@ -627,6 +676,7 @@ static const struct {
 	{ "RIP", change_rip },
 	{ "CR3", change_cr3 },
 	{ "a segment", change_segment },
+	{ "PDPTRs", change_pdptrs },
 	{ "debug registers", change_debugregs },
 	{ "XSAVE", change_xsave },
 	{ "XCR0", change_xcr0 },
@@ -634,6 +684,8 @@ static const struct {
 	{ "MTRRs", change_mtrr },
 	{ "paravirtual features", change_pv_features },
 	{ "CPUID", change_cpuid },
+	{ "size of XSAVE's area", change_xsave_size },
+	{ "microcode revision", change_ucode_rev },
 	{ "CPUID of the second vCPU", change_second_cpuid },
 	{ "an MSR of the second vCPU", change_second_msr },
 	{ "TSC frequency", change_tsc_khz },
@@ -680,6 +732,53 @@ TEST(each_change_is_measured)
 		}
 		bare_free(&l);
 	}
+}
+
+/* Does userspace get an MSR of the first vCPU to have another value? */
+static bool change_any_bit(struct launch *l, uint32_t msr, uint64_t value)
+{
+	uint64_t changed;
+	bool done = false;
+	int bit;
+
+	for (bit = 0; bit < 64 && !done; bit++) {
+		done = _vcpu_set_msr(l->vcpus[0], msr, value ^ BIT_ULL(bit)) == 1 &&
+		       get_msr(l->vcpus[0], msr, &changed) && changed != value;
+	}
+	_vcpu_set_msr(l->vcpus[0], msr, value);
+	return done;
+}
+
+/* All that userspace can set, of a VM without Hyper-V's interface */
+TEST(each_msr_is_measured)
+{
+	static const struct msr_range elsewhere[] = {
+		/* in other records: APIC base, EFER, FS and GS base */
+		{ 0x1b, 0x1b }, { 0xc0000080, 0xc0000080 }, { 0xc0000100, 0xc0000101 },
+		/* by another number: 0xc1 and following */
+		{ 0x4c1, 0x4c8 },
+		/* not at all: the TSC, Hyper-V */
+		{ 0x10, 0x10 }, { 0x40000000, 0x40000118 },
+	};
+	const struct kvm_msr_list *list = kvm_get_msr_index_list();
+	struct launch l;
+	struct bare bare;
+	uint64_t value;
+	uint32_t msr;
+	int i;
+
+	bare_defaults(&bare);
+	bare_create(&l, &bare, true);
+	for (i = 0; i < ARRAY_SIZE(all_msrs); i++) {
+		for (msr = all_msrs[i].first; msr <= all_msrs[i].last; msr++) {
+			if (is_measured(list, msr, true, true) ||
+			    in_ranges(elsewhere, ARRAY_SIZE(elsewhere), msr) ||
+			    !get_msr(l.vcpus[0], msr, &value))
+				continue;
+			EXPECT_FALSE(change_any_bit(&l, msr, value)) TH_LOG("MSR %#x", msr);
+		}
+	}
+	bare_free(&l);
 }
 
 static void bare_measure(const struct bare *bare, uint8_t *measurement)
@@ -1024,6 +1123,101 @@ TEST(guest_has_its_key)
 	EXPECT_FALSE(secrets.has_key);
 
 	pvm_free(&pvm);
+}
+
+/*
+ * The other vCPU reads the key in real mode, again and again, until that is #GP.
+ * The library uses neither of these two pages.
+ */
+#define IVT_GPA		0x0000
+#define KEY_GPA		0x1000
+#define KEY_PORT	0x1d
+#define NO_KEY_PORT	0x1e
+
+extern const char key_code[], key_handler[], key_code_end[];
+
+asm(".pushsection .rodata\n"
+	".code16\n"
+	"key_code:\n"
+	"	mov	$0x2000, %sp\n"
+	"1:	mov	$" __stringify(MSR_KVM_SEALING_KEY0) ", %ecx\n"
+	"	rdmsr\n"
+	"	out	%eax, $" __stringify(KEY_PORT) "\n"
+	"	jmp	1b\n"
+	"key_handler:\n"
+	"	out	%eax, $" __stringify(NO_KEY_PORT) "\n"
+	"	jmp	key_handler\n"
+	"key_code_end:\n"
+	".code64\n"
+	".popsection\n");
+
+static uint64_t guest_start_other(uint64_t gpa, uint64_t u1, uint64_t u2, uint64_t u3)
+{
+	x2apic_enable();
+	x2apic_write_reg(APIC_ICR, 1ul << 32 | APIC_INT_ASSERT | APIC_DM_INIT);
+	x2apic_write_reg(APIC_ICR, 1ul << 32 | APIC_INT_ASSERT | APIC_DM_STARTUP | gpa >> 12);
+	return 0;
+}
+
+/* The port that it writes to, and what it has written */
+static unsigned int run_other(struct kvm_vcpu *vcpu, uint32_t *value)
+{
+	int r;
+
+	do {
+		r = _vcpu_run(vcpu);
+	} while (r && errno == EAGAIN);
+	TEST_ASSERT(!r, __KVM_IOCTL_ERROR("KVM_RUN", r));
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	memcpy(value, (char *)vcpu->run + vcpu->run->io.data_offset, sizeof(*value));
+	return vcpu->run->io.port;
+}
+
+TEST(guest_forgets_its_key)
+{
+	struct kvm_x86_finalize_vm arg = {};
+	struct kvm_x86_measurement measured;
+	uint8_t key[HASH_SIZE];
+	struct pvm p;
+	uint32_t value;
+	uint32_t msr;
+
+	if (!has_keys())
+		SKIP(return, "The kernel has no keys");
+
+	pvm_create(&p, KVM_X86_PROTECTED_VM, 2);
+	memcpy(addr_gpa2hva(p.vm, KEY_GPA), key_code, key_code_end - key_code);
+	*(uint32_t *)addr_gpa2hva(p.vm, IVT_GPA + 4 * GP_VECTOR) =
+		KEY_GPA + key_handler - key_code;
+	pvm_load(&p);
+	arg.key = add_logon_key(payload, sizeof(payload));
+	ASSERT_EQ(0, pvm_finalize(&p, &arg));
+	vcpu_run(p.vcpu);
+	ASSERT_TRUE(pvm_is_done(&p));
+
+	ASSERT_TRUE(guest_reads(&p, MSR_KVM_SEALING_KEY0, key));
+	pvm_call(&p, guest_start_other, KEY_GPA, 0, 0, 0);
+	ASSERT_EQ(KEY_PORT, run_other(p.vcpus[1], &value));
+	EXPECT_EQ(0, memcmp(key, &value, sizeof(value)));
+
+	/* It's by writing 0 to the first one only. */
+	EXPECT_EQ(GP_VECTOR, pvm_call(&p, guest_do_wrmsr, MSR_KVM_SEALING_KEY0, 1, 0, 0));
+	EXPECT_EQ(GP_VECTOR, pvm_call(&p, guest_do_wrmsr, MSR_KVM_SEALING_KEY0, -1ul, 0, 0));
+	for (msr = MSR_KVM_SEALING_KEY0 + 1; msr <= MSR_KVM_SEALING_KEY5; msr++)
+		EXPECT_EQ(GP_VECTOR, pvm_call(&p, guest_do_wrmsr, msr, 0, 0, 0));
+	ASSERT_EQ(KEY_PORT, run_other(p.vcpus[1], &value));
+	EXPECT_EQ(0, memcmp(key, &value, sizeof(value)));
+
+	EXPECT_EQ(0, pvm_call(&p, guest_do_wrmsr, MSR_KVM_SEALING_KEY0, 0, 0, 0));
+	EXPECT_FALSE(guest_reads(&p, MSR_KVM_SEALING_KEY0, key));
+	EXPECT_EQ(NO_KEY_PORT, run_other(p.vcpus[1], &value));
+	/* As if there was none; all else is as before. */
+	EXPECT_EQ(GP_VECTOR, pvm_call(&p, guest_do_wrmsr, MSR_KVM_SEALING_KEY0, 0, 0, 0));
+	EXPECT_TRUE(guest_reads(&p, MSR_KVM_MEASUREMENT0, key));
+	EXPECT_EQ(0, memcmp(key, arg.measurement, HASH_SIZE));
+	vm_ioctl(p.vm, KVM_X86_GET_MEASUREMENT, &measured);
+	EXPECT_EQ(KVM_X86_MEASUREMENT_HAS_KEY, measured.flags);
+	pvm_free(&p);
 }
 
 /* That the VM isn't final after a failure shows in that it can become final. */

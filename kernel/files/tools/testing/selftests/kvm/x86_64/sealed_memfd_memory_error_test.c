@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "protected_vm.h"
 #include "sealed_memfd.h"
 #include "sealed_memfd_hog.h"
 #include "sealed_memfd_huge.h"
@@ -64,15 +65,22 @@ static uint64_t traced_pfn(const char *order, const char *gfp)
 }
 
 /* Makes one page private.  Gives its page frame, or 0 if it can't be poisoned. */
-static uint64_t to_known_private(FIXTURE_DATA(sealed) *self, unsigned long page)
+static uint64_t allocate_known(int fd, unsigned long page)
 {
+	const uint64_t offset = page * PAGE_SIZE;
+
 	if (!tracing || access(HWPOISON_DIR "corrupt-pfn", W_OK))
 		return 0;
 
-	TEST_ASSERT(!to_shared(self, page, 1), "fallocate() failed");
+	TEST_ASSERT(!fallocate(fd, PUNCH, offset, PAGE_SIZE), "fallocate() failed");
 	trace_this_thread(traced_events, ARRAY_SIZE(traced_events));
-	TEST_ASSERT(!to_private(self, page, 1), "fallocate() failed");
+	TEST_ASSERT(!fallocate(fd, 0, offset, PAGE_SIZE), "fallocate() failed");
 	return traced_pfn(" order=0 ", "=GFP_HIGHUSER|");
+}
+
+static uint64_t to_known_private(FIXTURE_DATA(sealed) *self, unsigned long page)
+{
+	return allocate_known(self->fd, page);
 }
 
 /* The same for those of the first huge page */
@@ -873,6 +881,63 @@ TEST_F(sealed, never_replaced)
 	close(self->fd);
 	self->fd = -1;
 	EXPECT_TRUE(unpoison(pfn));
+}
+
+static void expect_pvm_fault(struct __test_metadata *_metadata, struct pvm *p, uint64_t kind,
+			     int error)
+{
+	EXPECT_REFUSED(error, _vcpu_run(p->vcpu));
+	EXPECT_EQ(KVM_EXIT_MEMORY_FAULT, p->vcpu->run->exit_reason);
+	EXPECT_EQ(kind, p->vcpu->run->memory_fault.flags);
+}
+
+static int punch_page(struct pvm *p, unsigned long page)
+{
+	return fallocate(p->fd, PUNCH, page * PAGE_SIZE, PAGE_SIZE);
+}
+
+/* A loss is nothing that a VMM can claim, to give a guest zeroes instead. */
+TEST_F(protected, lost)
+{
+	struct pvm *p = self->p;
+	uint64_t pfns[2];
+	int i;
+
+	if (!p)
+		return;
+	for (i = 0; i < 2; i++) {
+		pfns[i] = allocate_known(p->fd, PAGE + i);
+		if (!pfns[i])
+			SKIP(return, NOT_POISONABLE);
+		pvm_write(p, gva_of(PAGE + i, PRIVATE), PRIVATE_VALUE(PAGE));
+		ASSERT_TRUE(poison(pfns[i]));
+	}
+
+	/* Unless the guest wants to be rid of it. */
+	pvm_start(p, guest_load, gva_of(PAGE, SHARED), 0, 0, 0);
+	expect_pvm_fault(_metadata, p, SHARED, EFAULT);
+	EXPECT_REFUSED_IF_PROTECTED(EPERM, fallocate(p->fd, PUNCH, PAGE * PAGE_SIZE,
+						     2 * PAGE_SIZE));
+	EXPECT_EQ(0, punch_page(p, PAGE));
+	vcpu_run(p->vcpu);
+	EXPECT_EQ(0, pvm_result(p));
+	EXPECT_TRUE(unpoison(pfns[0]));
+	if (!self->is_protected) {
+		EXPECT_TRUE(unpoison(pfns[1]));
+		return;
+	}
+
+	pvm_start(p, guest_load, gva_of(PAGE + 1, PRIVATE), 0, 0, 0);
+	expect_pvm_fault(_metadata, p, PRIVATE, EHWPOISON);
+	EXPECT_REFUSED(EPERM, punch_page(p, PAGE + 1));
+	EXPECT_EQ(0, fallocate(p->fd, 0, (PAGE + 1) * PAGE_SIZE, PAGE_SIZE));
+	expect_pvm_fault(_metadata, p, PRIVATE, EHWPOISON);
+
+	/* The VM is gone. */
+	kvm_vm_release(p->vm);
+	p->vm = NULL;
+	EXPECT_EQ(0, punch_page(p, PAGE + 1));
+	EXPECT_TRUE(unpoison(pfns[1]));
 }
 
 int main(int argc, char *argv[])
