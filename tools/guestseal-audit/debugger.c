@@ -410,8 +410,11 @@ static enum outcome count_exits(struct target *target, const struct attack *atta
 	(void)attack;
 	snprintf(path, sizeof(path), "/sys/kernel/debug/kvm/%d-%d/exits", target->pid, fd);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
+	/* Of ordinary VMs, or none */
+	if (fd < 0 && !access("/sys/kernel/debug/kvm", F_OK))
+		return refused(target, path);
 	if (fd < 0)
-		return ended(target, LACKING, "no debugfs: %s", strerror(errno));
+		return ended(target, LACKING, "no debugfs");
 	if (read(fd, count, sizeof(count)) <= 0)
 		return refused(target, "read");
 	return ended(target, TOLD, "how often the guest has exited was told");
@@ -437,8 +440,8 @@ static const struct attack attacks[] = {
 	{ .name = "pidfd_getfd, kvm_dirty_regs", .what = "registers taken from there",
 	  .run = registers_in, .wants = CHANGED, .flags = WHOLE },
 	{ .name = "perf", .what = "samples of where the guest is", .run = sample, .wants = TOLD, .flags = WHOLE | BY_PID },
-	{ .name = "debugfs", .what = "statistics of the VM", .run = count_exits, .wants = TOLD, .flags = WHOLE | BY_PID,
-	  .scope = "how often it exits is no secret; lockdown closes debugfs" },
+	{ .name = "debugfs", .what = "statistics of the VM", .run = count_exits, .wants = TOLD,
+	  .flags = WHOLE | BY_PID },
 };
 /* clang-format on */
 

@@ -13,7 +13,7 @@
 #include "protected_vm.h"
 
 #define NR_ROUNDS	10
-#define LOG_SIZE	(1u << 20)
+#define LOG_SIZE	0x100000
 #define RACE_SLOT	(SLOT + 2)
 #define RACE_GPA	(GPA + 8 * SIZE)
 

@@ -267,6 +267,71 @@ TEST_F(sealed, fault_to_shared)
 	test_fault(_metadata, self, true);
 }
 
+static void *punching_thread(void *data)
+{
+	struct stall *stall = data;
+
+	pin(0, last_cpu);
+	TEST_ASSERT(!fallocate(stall->fd, PUNCH, 0, CHUNK * PAGE_SIZE),
+		    __KVM_SYSCALL_ERROR("fallocate()", -1));
+	return NULL;
+}
+
+static void map_chunk(FIXTURE_DATA(sealed) *self)
+{
+	struct kvm_pre_fault_memory range = { .gpa = GPA, .size = CHUNK * PAGE_SIZE };
+
+	TEST_ASSERT(!to_private(self, 0, CHUNK), "Can't convert to private");
+	while (range.size)
+		vcpu_ioctl(self->tvm.vcpu, KVM_PRE_FAULT_MEMORY, &range);
+}
+
+/* Returns with a conversion at a standstill that has unmapped some pages, but not all. */
+static void stall_unmapping(FIXTURE_DATA(sealed) *self, struct stall *stall)
+{
+	unsigned long before, mapped;
+	unsigned int seed = 0;
+
+	pin(0, first_cpu);
+	hog_create(&stall->hog);
+	for (;;) {
+		map_chunk(self);
+		before = vm_get_stat(self->vm, "pages_4k");
+		TEST_ASSERT(!pthread_create(&stall->converter, NULL, punching_thread, stall),
+			    "No thread");
+		usleep(rand_r(&seed) % 1000);
+		hog_begin(&stall->hog);
+		stall->pos = stall_pos(stall);
+		mapped = vm_get_stat(self->vm, "pages_4k");
+		if (mapped < before && mapped > before - CHUNK)
+			return;
+		hog_end(&stall->hog);
+		pthread_join(stall->converter, NULL);
+	}
+}
+
+/* It's not by trying again and again that it waits for this. */
+TEST_F(sealed, fault_on_unmapped)
+{
+	struct stall stall = { .fd = self->fd, .punch = true };
+	struct kvm_vcpu *vcpu = self->tvm.vcpu;
+	struct runner runner;
+
+	if (!find_cpus())
+		SKIP(return, "one CPU only");
+
+	make_private(self);
+	runner_create(&runner, vcpu);
+	stall_unmapping(self, &stall);
+	prepare_guest(vcpu, guest_load, gpa_of(0), 0);
+	runner_start(&runner);
+	EXPECT_TRUE(runner_sleeps(&runner, &stall));
+	EXPECT_TRUE(stall_end(&stall));
+	runner_finish(&runner);
+	EXPECT_EQ(0, runner.ret);
+	EXPECT_EQ(SHARED_VALUE(0), finish_guest(vcpu));
+}
+
 /* What KVM writes meanwhile it writes to what the page will be. */
 static void test_kvm_write(struct __test_metadata *_metadata, FIXTURE_DATA(sealed) *self,
 			   bool punch)
