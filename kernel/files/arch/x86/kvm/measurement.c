@@ -264,6 +264,9 @@ struct msr_range {
 
 /* In ascending order: MSRs that are not in the list of KVM_GET_MSR_INDEX_LIST */
 static const struct msr_range more_msrs[] = {
+	/* These two only where the host's CPU has them, but userspace can set them. */
+	{ MSR_IA32_UMWAIT_CONTROL, MSR_IA32_UMWAIT_CONTROL },
+	{ MSR_IA32_TSX_CTRL, MSR_IA32_TSX_CTRL },
 	{ MSR_IA32_MCG_CAP, MSR_IA32_MCG_CTL },
 	/* MTRRs, and MCi_CTL2 in between */
 	{ 0x200, 0x200 + 2 * KVM_NR_VAR_MTRR - 1 },
