@@ -26,11 +26,26 @@ stock() {
 	/opt/qemu/qemu-system-x86_64 -L /opt/qemu -nodefaults -display none -accel kvm \
 		-cpu "$cpu" -machine "$machine" -m "$memory" -smp "$cpus" \
 		-kernel "/opt/stock/vmlinuz-$kernel" -initrd "/opt/stock/initrd-$kernel" \
-		-append "console=ttyS0 quiet panic=-1 $append" \
+		-append "$(words)" \
 		-serial file:console.log -chardev pipe,id=agent,path=agent -serial chardev:agent \
 		-chardev pipe,id=qmp,path=qmp -mon qmp,mode=control "$@" >qemu.log 2>&1 &
 	pid=$!
 	qmp qmp_capabilities
+}
+
+# words: its command line
+words() { echo "console=ttyS0 quiet panic=-1 $append"; }
+
+# measurement: of a protected guest, to $measurement
+measurement() {
+	qmp query-private-memory
+	measurement=$(printf '%s\n' "$reply" | sed -n 's/.*"measurement": "\([0-9a-f]*\)".*/\1/p')
+}
+
+# compute INITRD: the same, to $computed, for $kernel and $append, without KVM: from
+# machine.launch, the log of a launch with any
+compute() {
+	computed=$(guestseal-measure -k "/opt/stock/vmlinuz-$kernel" -i "$1" -a "$(words)" machine.launch 2>&1)
 }
 
 # up: wait for the guest

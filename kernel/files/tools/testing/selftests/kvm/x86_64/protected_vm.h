@@ -82,6 +82,15 @@ static inline uint64_t guest_do_hypercall(uint64_t nr, uint64_t a0, uint64_t a1,
 	return kvm_hypercall(nr, a0, a1, a2, 0);
 }
 
+/* Have the second vCPU begin in real mode, whatever it does */
+static inline uint64_t guest_reset_other(uint64_t gpa, uint64_t u1, uint64_t u2, uint64_t u3)
+{
+	x2apic_enable();
+	x2apic_write_reg(APIC_ICR, 1ul << 32 | APIC_INT_ASSERT | APIC_DM_INIT);
+	x2apic_write_reg(APIC_ICR, 1ul << 32 | APIC_INT_ASSERT | APIC_DM_STARTUP | gpa >> 12);
+	return 0;
+}
+
 /*
  * The host's side of it
  */
@@ -183,6 +192,25 @@ static inline int pvm_finalize(struct pvm *pvm, struct kvm_x86_finalize_vm *arg)
 	if (!arg)
 		arg = &none;
 	return __vm_ioctl(pvm->vm, KVM_X86_FINALIZE_VM, arg);
+}
+
+static inline void *io_data(struct kvm_vcpu *vcpu)
+{
+	return (char *)vcpu->run + vcpu->run->io.data_offset;
+}
+
+/* Run it up to its next port I/O; returns the port. */
+static inline unsigned int run_until_io(struct kvm_vcpu *vcpu)
+{
+	int r;
+
+	/* One that was reset is told once that there's nothing to do any more. */
+	do {
+		r = _vcpu_run(vcpu);
+	} while (r && errno == EAGAIN);
+	TEST_ASSERT(!r, __KVM_IOCTL_ERROR("KVM_RUN", r));
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	return vcpu->run->io.port;
 }
 
 /* Have the guest call a function, which may exit before it's done. */

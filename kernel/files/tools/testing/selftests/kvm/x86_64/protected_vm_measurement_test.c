@@ -1156,35 +1156,12 @@ asm(".pushsection .rodata\n"
 	".code64\n"
 	".popsection\n");
 
-static uint64_t guest_start_other(uint64_t gpa, uint64_t u1, uint64_t u2, uint64_t u3)
-{
-	x2apic_enable();
-	x2apic_write_reg(APIC_ICR, 1ul << 32 | APIC_INT_ASSERT | APIC_DM_INIT);
-	x2apic_write_reg(APIC_ICR, 1ul << 32 | APIC_INT_ASSERT | APIC_DM_STARTUP | gpa >> 12);
-	return 0;
-}
-
-/* The port that it writes to, and what it has written */
-static unsigned int run_other(struct kvm_vcpu *vcpu, uint32_t *value)
-{
-	int r;
-
-	do {
-		r = _vcpu_run(vcpu);
-	} while (r && errno == EAGAIN);
-	TEST_ASSERT(!r, __KVM_IOCTL_ERROR("KVM_RUN", r));
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-	memcpy(value, (char *)vcpu->run + vcpu->run->io.data_offset, sizeof(*value));
-	return vcpu->run->io.port;
-}
-
 TEST(guest_forgets_its_key)
 {
 	struct kvm_x86_finalize_vm arg = {};
 	struct kvm_x86_measurement measured;
 	uint8_t key[HASH_SIZE];
 	struct pvm p;
-	uint32_t value;
 	uint32_t msr;
 
 	if (!has_keys())
@@ -1201,21 +1178,21 @@ TEST(guest_forgets_its_key)
 	ASSERT_TRUE(pvm_is_done(&p));
 
 	ASSERT_TRUE(guest_reads(&p, MSR_KVM_SEALING_KEY0, key));
-	pvm_call(&p, guest_start_other, KEY_GPA, 0, 0, 0);
-	ASSERT_EQ(KEY_PORT, run_other(p.vcpus[1], &value));
-	EXPECT_EQ(0, memcmp(key, &value, sizeof(value)));
+	pvm_call(&p, guest_reset_other, KEY_GPA, 0, 0, 0);
+	ASSERT_EQ(KEY_PORT, run_until_io(p.vcpus[1]));
+	EXPECT_EQ(0, memcmp(key, io_data(p.vcpus[1]), sizeof(uint32_t)));
 
 	/* It's by writing 0 to the first one only. */
 	EXPECT_EQ(GP_VECTOR, pvm_call(&p, guest_do_wrmsr, MSR_KVM_SEALING_KEY0, 1, 0, 0));
 	EXPECT_EQ(GP_VECTOR, pvm_call(&p, guest_do_wrmsr, MSR_KVM_SEALING_KEY0, -1ul, 0, 0));
 	for (msr = MSR_KVM_SEALING_KEY0 + 1; msr <= MSR_KVM_SEALING_KEY5; msr++)
 		EXPECT_EQ(GP_VECTOR, pvm_call(&p, guest_do_wrmsr, msr, 0, 0, 0));
-	ASSERT_EQ(KEY_PORT, run_other(p.vcpus[1], &value));
-	EXPECT_EQ(0, memcmp(key, &value, sizeof(value)));
+	ASSERT_EQ(KEY_PORT, run_until_io(p.vcpus[1]));
+	EXPECT_EQ(0, memcmp(key, io_data(p.vcpus[1]), sizeof(uint32_t)));
 
 	EXPECT_EQ(0, pvm_call(&p, guest_do_wrmsr, MSR_KVM_SEALING_KEY0, 0, 0, 0));
 	EXPECT_FALSE(guest_reads(&p, MSR_KVM_SEALING_KEY0, key));
-	EXPECT_EQ(NO_KEY_PORT, run_other(p.vcpus[1], &value));
+	EXPECT_EQ(NO_KEY_PORT, run_until_io(p.vcpus[1]));
 	/* As if there was none; all else is as before. */
 	EXPECT_EQ(GP_VECTOR, pvm_call(&p, guest_do_wrmsr, MSR_KVM_SEALING_KEY0, 0, 0, 0));
 	EXPECT_TRUE(guest_reads(&p, MSR_KVM_MEASUREMENT0, key));

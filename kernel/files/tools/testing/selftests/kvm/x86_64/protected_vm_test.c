@@ -188,32 +188,6 @@ asm(".pushsection .rodata\n"
 	".code64\n"
 	".popsection\n");
 
-static uint64_t guest_reset_other(uint64_t gpa, uint64_t u1, uint64_t u2, uint64_t u3)
-{
-	x2apic_enable();
-	x2apic_write_reg(APIC_ICR, 1ul << 32 | APIC_INT_ASSERT | APIC_DM_INIT);
-	x2apic_write_reg(APIC_ICR, 1ul << 32 | APIC_INT_ASSERT | APIC_DM_STARTUP | gpa >> 12);
-	return 0;
-}
-
-static void run_until_io(struct kvm_vcpu *vcpu, unsigned int port)
-{
-	int r;
-
-	/* It's told once that there's nothing to do any more. */
-	do {
-		r = _vcpu_run(vcpu);
-	} while (r && errno == EAGAIN);
-	TEST_ASSERT(!r, __KVM_IOCTL_ERROR("KVM_RUN", r));
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-	TEST_ASSERT_EQ(vcpu->run->io.port, port);
-}
-
-static void *io_data(struct kvm_vcpu *vcpu)
-{
-	return (char *)vcpu->run + vcpu->run->io.data_offset;
-}
-
 static void check_reset(struct __test_metadata *_metadata, unsigned long type)
 {
 	struct kvm_mp_state state;
@@ -227,14 +201,14 @@ static void check_reset(struct __test_metadata *_metadata, unsigned long type)
 	vcpu = p.vcpus[1];
 
 	pvm_call(&p, guest_reset_other, INS_GPA, 0, 0, 0);
-	run_until_io(vcpu, INS_PORT);
+	TEST_ASSERT_EQ(run_until_io(vcpu), INS_PORT);
 	*(uint8_t *)io_data(vcpu) = 0x5a;
 	pvm_call(&p, guest_reset_other, RESET_GPA, 0, 0, 0);
 
 	/* To ask for it doesn't reset a protected VM's. */
 	vcpu_mp_state_get(vcpu, &state);
 	EXPECT_EQ(KVM_MP_STATE_RUNNABLE, state.mp_state);
-	run_until_io(vcpu, RESET_PORT);
+	TEST_ASSERT_EQ(run_until_io(vcpu), RESET_PORT);
 	EXPECT_EQ(FRESH, *(uint16_t *)io_data(vcpu));
 	pvm_free(&p);
 }
@@ -337,7 +311,7 @@ static void eoi_vm_create(struct eoi_vm *v, unsigned long type)
 
 	r = type == KVM_X86_PROTECTED_VM ? __vm_ioctl(v->vm, KVM_X86_FINALIZE_VM, &arg) : 0;
 	TEST_ASSERT(!r, __KVM_IOCTL_ERROR("KVM_X86_FINALIZE_VM", r));
-	run_until_io(v->vcpu, EOI_PORT);
+	TEST_ASSERT_EQ(run_until_io(v->vcpu), EOI_PORT);
 }
 
 static void eoi_vm_free(struct eoi_vm *v)
