@@ -77,7 +77,8 @@ static uint8_t *read_file(const char *name, size_t *size)
 	if (ferror(file))
 		err(1, "%s", name);
 	fclose(file);
-	return data;
+	/* What goes past the end is to be noticed. */
+	return xrealloc(data, *size ? *size : 1);
 }
 
 /* A later one at the same address takes its place, see sort_pages() */
@@ -524,6 +525,8 @@ int main(int argc, char **argv)
 			errx(2, "-%c %s", option, optarg);
 		if (option == 'd') {
 			drop(at, number(end + 1, &end));
+			if (*end)
+				errx(2, "-d %s", optarg);
 			continue;
 		}
 		data = read_file(end + 1, &size);
@@ -543,5 +546,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < SHA384_SIZE; i++)
 		printf("%02x", digest[i]);
 	printf("\n");
+	if (fflush(stdout) || ferror(stdout))
+		err(1, "standard output");
 	return 0;
 }

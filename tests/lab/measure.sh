@@ -53,6 +53,15 @@ headers() {
 	cp "$REAL/kernel/files/arch/x86/include/uapi/asm/kvm_measurement.h" "$T/include/asm"
 }
 
+# bzimage FILE: a setup of two sectors, then the kernel, two pages
+bzimage() {
+	{ zeros 497; le 1 1; zeros 16; printf HdrS; le 2 0x20f; zeros 9; le 1 1; zeros 26; le 4 0x7fffffff; zeros 8; le 4 255; } >"$1"
+	# the jump that says where the header ends
+	le 1 0x6a | dd of="$1" bs=1 seek=513 conv=notrunc status=none
+	truncate -s 1024 "$1"
+	{ content k; content l; } >>"$1"
+}
+
 sha384() { sha384sum | cut -d' ' -f1; }
 
 test_pages_are_sorted_and_zeros_left_out() {
@@ -72,12 +81,7 @@ test_pages_are_sorted_and_zeros_left_out() {
 
 test_linux_takes_the_place_of_another() {
 	headers
-	# a setup of two sectors, then the kernel
-	{ zeros 497; le 1 1; zeros 16; printf HdrS; le 2 0x20f; zeros 9; le 1 1; zeros 26; le 4 0x7fffffff; zeros 8; le 4 255; } >"$T/vmlinuz"
-	# the jump that says where the header ends
-	le 1 0x6a | dd of="$T/vmlinuz" bs=1 seek=513 conv=notrunc status=none
-	truncate -s 1024 "$T/vmlinuz"
-	{ content k; content l; } >>"$T/vmlinuz"
+	bzimage "$T/vmlinuz"
 	content i >"$T/initrd"
 	{ head_records 1; page 0x10000 p; page 0x20000 cmdline; page 0x100000 old; page 0x102000 old; page 0x700000 old; end; } >"$T/launch"
 	measure -p -k "$T/vmlinuz" -i "$T/initrd" -a quiet "$T/launch"
@@ -104,4 +108,22 @@ test_what_is_refused() {
 	{ head_records 1; page 0x800000 a; end; } >"$T/outside"
 	fails measure "$T/outside"
 	said 'no private memory at 0x800000'
+	{ head_records 1; end; } >"$T/log"
+	fails measure -d 0x1000-0x2000x "$T/log"
+	fails measure -d 0x1000 "$T/log"
+	fails measure -l "0x1001=$T/log" "$T/log"
+	fails measure -l 0x1000 "$T/log"
+	measure "$T/log"
+	fails eval "'$T/measure' '$T/log' >/dev/full"
+}
+
+# Whatever is in the files: it says what it doesn't like, or comes to an end, and touches
+# nothing but its own memory.
+test_any_input() {
+	headers
+	bzimage "$T/vmlinuz"
+	content i >"$T/initrd"
+	{ head_records 1; page 0x10000 p; page 0x20000 cmdline; page 0x700000 old; end; } >"$T/log"
+	measure -k "$T/vmlinuz" -i "$T/initrd" "$T/log"
+	ASAN_OPTIONS=detect_leaks=0 python3 "$REAL/tests/lab/any_input.py" "$T"
 }
