@@ -78,6 +78,8 @@ static int print_measurement(void)
 	for (i = 0; i < SIZE; i++)
 		printf("%02x", measurement[i]);
 	puts("");
+	if (fflush(stdout))
+		err(1, "standard output");
 	return 0;
 }
 
