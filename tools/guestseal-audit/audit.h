@@ -157,6 +157,9 @@ struct vm {
 	char *shared;
 };
 
+struct kvm_segment flat_segment(uint16_t selector, uint8_t type);
+bool vm_map_run(struct vm *vm);
+bool vm_run(struct vm *vm);
 bool vm_create(struct vm *vm, unsigned int type);
 void vm_destroy(struct vm *vm);
 bool vm_set_region(struct vm *vm, int slot, unsigned int flags, unsigned long gpa, char *memory,

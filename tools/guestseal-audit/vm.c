@@ -64,27 +64,48 @@ bool vm_set_region(struct vm *vm, int slot, unsigned int flags, unsigned long gp
 		      &region);
 }
 
-/* 32-bit protected mode, as flat as can be */
-static bool set_mode(struct vm *vm)
+/* As flat as can be */
+struct kvm_segment flat_segment(uint16_t selector, uint8_t type)
 {
-	struct kvm_segment segment = {
+	return (struct kvm_segment){
 		.limit = 0xffffffff,
-		.selector = 8,
-		.type = 3,
+		.selector = selector,
+		.type = type,
 		.present = 1,
 		.db = 1,
 		.s = 1,
 		.g = 1,
 	};
+}
+
+/* 32-bit protected mode */
+static bool set_mode(struct vm *vm)
+{
 	struct kvm_sregs sregs;
 
 	if (ioctl(vm->vcpu, KVM_GET_SREGS, &sregs))
 		return false;
-	sregs.ds = sregs.es = sregs.ss = segment;
-	segment.type = 11;
-	sregs.cs = segment;
+	sregs.cs = flat_segment(8, 11);
+	sregs.ds = sregs.es = sregs.ss = flat_segment(8, 3);
 	sregs.cr0 |= 1;
 	return !ioctl(vm->vcpu, KVM_SET_SREGS, &sregs);
+}
+
+/* What KVM tells of the first vCPU */
+bool vm_map_run(struct vm *vm)
+{
+	vm->run_size = ioctl(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+	vm->run = mmap(NULL, vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu, 0);
+	return vm->run != MAP_FAILED;
+}
+
+/* Up to its next exit */
+bool vm_run(struct vm *vm)
+{
+	while (ioctl(vm->vcpu, KVM_RUN, 0))
+		if (errno != EINTR || vm->run->immediate_exit)
+			return false;
+	return true;
 }
 
 /* false, with errno, if the host has no KVM, or not such VMs */
@@ -104,11 +125,7 @@ bool vm_create(struct vm *vm, unsigned int type)
 	if (!vm_set_region(vm, 0, 0, 0, vm->desk, DESK_PAGES * PAGE, -1))
 		return false;
 	vm->vcpu = ioctl(vm->fd, KVM_CREATE_VCPU, 0UL);
-	vm->run_size = ioctl(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	if (vm->vcpu < 0)
-		return false;
-	vm->run = mmap(NULL, vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu, 0);
-	return vm->run != MAP_FAILED && set_mode(vm);
+	return vm->vcpu >= 0 && vm_map_run(vm) && set_mode(vm);
 }
 
 void vm_destroy(struct vm *vm)
@@ -125,12 +142,8 @@ static bool call(struct vm *vm, const char *code, struct kvm_regs *regs)
 {
 	regs->rip = offset_of(code);
 	regs->rflags = 2;
-	if (ioctl(vm->vcpu, KVM_SET_REGS, regs))
-		return false;
-	while (ioctl(vm->vcpu, KVM_RUN, 0))
-		if (errno != EINTR || vm->run->immediate_exit)
-			return false;
-	return vm->run->exit_reason == KVM_EXIT_HLT && !ioctl(vm->vcpu, KVM_GET_REGS, regs);
+	return !ioctl(vm->vcpu, KVM_SET_REGS, regs) && vm_run(vm) &&
+	       vm->run->exit_reason == KVM_EXIT_HLT && !ioctl(vm->vcpu, KVM_GET_REGS, regs);
 }
 
 bool guest_fill(struct vm *vm, uint32_t seed, size_t size)

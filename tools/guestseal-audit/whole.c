@@ -291,24 +291,7 @@ static bool set_cpuid(struct vm *vm)
 /* 64-bit mode, from the start */
 static bool set_registers(struct vm *vm)
 {
-	struct kvm_segment code = {
-		.limit = 0xffffffff,
-		.selector = 8,
-		.type = 11,
-		.present = 1,
-		.s = 1,
-		.l = 1,
-		.g = 1,
-	};
-	struct kvm_segment data = {
-		.limit = 0xffffffff,
-		.selector = 16,
-		.type = 3,
-		.present = 1,
-		.db = 1,
-		.s = 1,
-		.g = 1,
-	};
+	struct kvm_segment code = flat_segment(8, 11), data = flat_segment(16, 3);
 	struct kvm_segment task = {
 		.base = TSS_GPA,
 		.limit = 0x67,
@@ -321,6 +304,8 @@ static bool set_registers(struct vm *vm)
 
 	if (ioctl(vm->vcpu, KVM_GET_SREGS, &sregs))
 		return false;
+	code.db = 0;
+	code.l = 1;
 	sregs.cs = code;
 	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
 	sregs.tr = task;
@@ -347,11 +332,8 @@ static bool create(struct vm *vm, unsigned int type, bool split)
 		return false;
 	vm->vcpu = ioctl(vm->fd, KVM_CREATE_VCPU, 0UL);
 	vm->vcpu2 = ioctl(vm->fd, KVM_CREATE_VCPU, 1UL);
-	if (vm->vcpu < 0 || vm->vcpu2 < 0 || !set_cpuid(vm) || !set_registers(vm))
-		return false;
-	vm->run_size = ioctl(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	vm->run = mmap(NULL, vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu, 0);
-	return vm->run != MAP_FAILED;
+	return vm->vcpu >= 0 && vm->vcpu2 >= 0 && set_cpuid(vm) && set_registers(vm) &&
+	       vm_map_run(vm);
 }
 
 static char *shared_memory(void *where, size_t size)
@@ -380,9 +362,8 @@ static bool give_memory(struct vm *vm, struct target *target)
 /* Up to where it waits for its next command; false if it doesn't come there. */
 bool guest_runs(struct vm *vm)
 {
-	while (ioctl(vm->vcpu, KVM_RUN, 0))
-		if (errno != EINTR || vm->run->immediate_exit)
-			return false;
+	if (!vm_run(vm))
+		return false;
 	errno = 0;
 	return vm->run->exit_reason == KVM_EXIT_IO && vm->run->io.port == WAIT_PORT;
 }
