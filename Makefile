@@ -5,7 +5,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-export ACCEL LINUX_SRC QEMU_SRC MIRROR NAME REROLL TOPIC V
+export ACCEL LINUX_SRC QEMU_SRC MIRROR NAME REROLL SANITIZE TOPIC V
 
 define HELP
 guestseal: private memory for KVM guests in sealed memfds
@@ -52,6 +52,7 @@ guestseal: private memory for KVM guests in sealed memfds
   LINUX_SRC=    a kernel tree or tarball instead of the pinned one
   QEMU_SRC=     the same for QEMU
   MIRROR=       a Debian mirror instead of the one apt uses here
+  SANITIZE=     build these of tools/ with ASan and UBSan
 endef
 
 help:

@@ -43,6 +43,10 @@ static enum outcome each_mapping(struct target *target,
 	while (outcome != SEEN && fgets(line, sizeof(line), maps)) {
 		if (sscanf(line, "%lx-%lx", &start, &end) != 2 || strstr(line, "[vsyscall]"))
 			continue;
+		/* What is reserved only, such as by sanitizers */
+		if (strstr(line, " 00:00 0") &&
+		    end - start > 1UL << (strstr(line, " ---p ") ? 30 : 40))
+			continue;
 		bytes += end - start;
 		outcome = scan(target, start, end);
 	}
