@@ -9,13 +9,25 @@
 
 #include "vm.h"
 
-/* The guest's ordinary memory */
-#define LOW_SIZE 0x3000UL
+/*
+ * The guest's memory for itself: its code and page tables, and one that stays has a stack
+ * below its descriptors. All of that is its private half's initial content then, but for
+ * the last page, which is shared: there are commands.
+ */
+#define LOW_SIZE 0x7000UL
 #define PML4 0x1000UL
 #define PDPT 0x2000UL
+#define GDT 0x4000UL
+#define IDT 0x5000UL
+#define COMMAND 0x6000UL
+#define CONTENT_SIZE COMMAND
 
 #define PRESENT_WRITABLE 3UL
 #define LARGE_PAGE (1UL << 7)
+
+#define IPI_VECTOR 0x40
+#define TIMER_VECTOR 0x41
+#define DONE_PORT 0x10
 
 const char *const kind_names[NR_KINDS] = {
 	[ANONYMOUS] = "anonymous",
@@ -29,9 +41,15 @@ const char *const kind_names[NR_KINDS] = {
 	[MAPPED_HUGE] = "memfd, huge pages",
 };
 
+/* What the guest is to do: where its code is, and registers. */
+struct command {
+	uint64_t rip, rsi, rdx, rdi, r8, r9;
+};
+
 /*
- * RSI: address, RDX: stride, R8: count, RDI: pages in a stride, R9: SHARED_BIT.
- * vmmcall is AMD's; on Intel KVM puts vmcall in its place.
+ * RSI: address, RDX: stride, R8: count, RDI: pages in a stride, R9: SHARED_BIT, if there
+ * is one. vmmcall is AMD's; on Intel KVM puts vmcall in its place. Whose registers are
+ * not set for each command gets on behind "done", with the next one.
  */
 asm(".pushsection .rodata\n"
     "code_begin:\n"
@@ -55,7 +73,7 @@ asm(".pushsection .rodata\n"
     "	mov $12, %eax\n"
     "	xor %edx, %edx\n"
     "	vmmcall\n"
-    "	movb $1, (%rsi)\n"
+    "	movb $1, (%rsi, %r9)\n"
     "	add %r10, %rsi\n"
     "	dec %r8\n"
     "	jnz 1b\n"
@@ -65,18 +83,106 @@ asm(".pushsection .rodata\n"
     "	add %rdx, %rsi\n"
     "	dec %r8\n"
     "	jnz code_implicit\n"
+    "	jmp done\n"
+    "code_compute: mov %r8, %rax\n"
+    "	and $0xfff8, %eax\n"
+    "	imul $13, %r8, %rdx\n"
+    "	add %rdx, (%rsi, %rax)\n"
+    "	dec %r8\n"
+    "	jnz code_compute\n"
+    "	jmp done\n"
+    "code_out: out %al, $0x11\n"
+    "	dec %r8\n"
+    "	jnz code_out\n"
+    "	jmp done\n"
+    "code_in: in $0x11, %al\n"
+    "	dec %r8\n"
+    "	jnz code_in\n"
+    "	jmp done\n"
+    /* Nothing is there. */
+    "code_mmio_write: mov $0x30000000, %esi\n"
+    "1:	mov %eax, (%rsi, %r9)\n"
+    "	dec %r8\n"
+    "	jnz 1b\n"
+    "	jmp done\n"
+    "code_mmio_read: mov $0x30000000, %esi\n"
+    "1:	mov (%rsi, %r9), %eax\n"
+    "	dec %r8\n"
+    "	jnz 1b\n"
+    "	jmp done\n"
+    "code_ipi: sti\n"
+    "1:	mov $0x83f, %ecx\n"
+    "	mov $0x40, %eax\n"
+    "	xor %edx, %edx\n"
+    "	wrmsr\n"
+    "	dec %r8\n"
+    "	jnz 1b\n"
+    "	jmp done\n"
+    "code_timer: cli\n"
+    "	mov $0x838, %ecx\n"
+    "	mov $1, %eax\n"
+    "	xor %edx, %edx\n"
+    "	wrmsr\n"
+    "	sti\n"
+    "	hlt\n"
+    "	dec %r8\n"
+    "	jnz code_timer\n"
+    "	jmp done\n"
+    "code_interrupt: mov $0x80b, %ecx\n"
+    "	xor %eax, %eax\n"
+    "	xor %edx, %edx\n"
+    "	wrmsr\n"
+    "	iretq\n"
+    /* x2APIC; its timer counts nanoseconds, once */
+    "code_stay: mov $0x1b, %ecx\n"
+    "	rdmsr\n"
+    "	or $0xc00, %eax\n"
+    "	wrmsr\n"
+    "	xor %edx, %edx\n"
+    "	mov $0x80f, %ecx\n"
+    "	mov $0x1ff, %eax\n"
+    "	wrmsr\n"
+    "	mov $0x83e, %ecx\n"
+    "	mov $0xb, %eax\n"
+    "	wrmsr\n"
+    "	mov $0x832, %ecx\n"
+    "	mov $0x41, %eax\n"
+    "	wrmsr\n"
+    "	jmp next\n"
     "done: out %al, $0x10\n"
+    "	cli\n"
+    "next: movabs $0x4000006000, %rbp\n"
+    "	mov 8(%rbp), %rsi\n"
+    "	mov 16(%rbp), %rdx\n"
+    "	mov 24(%rbp), %rdi\n"
+    "	mov 32(%rbp), %r8\n"
+    "	mov 40(%rbp), %r9\n"
+    "	jmp *(%rbp)\n"
     "code_end:\n"
     ".popsection\n");
 extern const char code_begin[], code_write[], code_read[], code_explicit[], code_implicit[],
-	code_end[];
+	code_compute[], code_out[], code_in[], code_mmio_write[], code_mmio_read[], code_ipi[],
+	code_timer[], code_interrupt[], code_stay[], code_end[];
 
 static const char *const codes[] = {
 	[GUEST_WRITE] = code_write,
 	[GUEST_READ] = code_read,
 	[GUEST_EXPLICIT] = code_explicit,
 	[GUEST_IMPLICIT] = code_implicit,
+	[GUEST_COMPUTE] = code_compute,
+	[GUEST_OUT] = code_out,
+	[GUEST_IN] = code_in,
+	[GUEST_MMIO_WRITE] = code_mmio_write,
+	[GUEST_MMIO_READ] = code_mmio_read,
+	[GUEST_IPI] = code_ipi,
+	[GUEST_TIMER] = code_timer,
 };
+
+/* Where it is in the guest's memory */
+static uint64_t address_of(const char *code)
+{
+	return (uintptr_t)code - (uintptr_t)code_begin;
+}
 
 static int kvm(void)
 {
@@ -167,19 +273,39 @@ static void set_slot(struct vm *vm, unsigned int slot, size_t gpa, char *shared,
 	check(ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION2, &region), "memslot");
 }
 
+static void set_descriptors(char *content)
+{
+	uint64_t *gdt = (uint64_t *)(content + GDT), *idt = (uint64_t *)(content + IDT);
+	int i;
+
+	gdt[1] = 0x00af9b000000ffff; /* code, 64 bits */
+	gdt[2] = 0x00cf93000000ffff; /* data */
+	for (i = IPI_VECTOR; i <= TIMER_VECTOR; i++)
+		idt[2 * i] = address_of(code_interrupt) | 8 << 16 | 0x8e00UL << 32;
+}
+
 static void set_low(struct vm *vm)
 {
+	char content[CONTENT_SIZE] = { 0 };
 	unsigned long *pml4, *pdpt;
 	size_t i;
 
-	vm->low = map(LOW_SIZE, 0, -1);
-	memcpy(vm->low, code_begin, (uintptr_t)code_end - (uintptr_t)code_begin);
-	pml4 = (unsigned long *)(vm->low + PML4);
-	pdpt = (unsigned long *)(vm->low + PDPT);
+	memcpy(content, code_begin, address_of(code_end));
+	pml4 = (unsigned long *)(content + PML4);
+	pdpt = (unsigned long *)(content + PDPT);
 	pml4[0] = PDPT | PRESENT_WRITABLE;
 	for (i = 0; i < 512; i++)
 		pdpt[i] = i << 30 | LARGE_PAGE | PRESENT_WRITABLE;
-	set_slot(vm, 0, 0, vm->low, LOW_SIZE, -1, 0);
+
+	vm->low = map(LOW_SIZE, 0, -1);
+	if (vm->stays) {
+		set_descriptors(content);
+		vm->low_memfd = create_sealed_memfd("low", 0, LOW_SIZE);
+		check(write(vm->low_memfd, content, CONTENT_SIZE), "write");
+	} else {
+		memcpy(vm->low, content, CONTENT_SIZE);
+	}
+	set_slot(vm, 0, 0, vm->low, LOW_SIZE, vm->low_memfd, 0);
 }
 
 static void set_cpuid(struct vm *vm, struct vcpu *vcpu)
@@ -211,6 +337,7 @@ static void create_vcpu(struct vm *vm, unsigned int id)
 		.limit = -1U, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1
 	};
 	int run_size = check(ioctl(kvm(), KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE");
+	struct kvm_regs regs = { .rip = address_of(code_stay), .rsp = GDT, .rflags = 2 };
 	struct kvm_sregs sregs;
 
 	vcpu->exits = 0;
@@ -220,6 +347,9 @@ static void create_vcpu(struct vm *vm, unsigned int id)
 		err(1, "mmap of a vCPU");
 
 	set_cpuid(vm, vcpu);
+	/* The others wait for the first one. */
+	if (vm->stays && id)
+		return;
 	check(ioctl(vcpu->fd, KVM_GET_SREGS, &sregs), "KVM_GET_SREGS");
 	sregs.cs = code;
 	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
@@ -227,30 +357,38 @@ static void create_vcpu(struct vm *vm, unsigned int id)
 	sregs.cr4 = 1 << 5;	       /* PAE */
 	sregs.efer = 1 << 8 | 1 << 10; /* LME, LMA */
 	sregs.cr0 = 1U << 31 | 1;      /* PG, PE */
+	if (vm->stays) {
+		sregs.gdt = (struct kvm_dtable){ .base = GDT, .limit = 23 };
+		sregs.idt = (struct kvm_dtable){ .base = IDT, .limit = 0xfff };
+	}
 	check(ioctl(vcpu->fd, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
+	if (vm->stays)
+		check(ioctl(vcpu->fd, KVM_SET_REGS, &regs), "KVM_SET_REGS");
 }
 
 void vm_create(struct vm *vm)
 {
-	int protected = vm->kind == GUEST_MEMFD;
+	int type = vm->protected	     ? KVM_X86_PROTECTED_VM
+		   : vm->kind == GUEST_MEMFD ? KVM_X86_SW_PROTECTED_VM
+					     : KVM_X86_DEFAULT_VM;
 	size_t offset;
 	unsigned int i;
 
-	vm->fd = -1;
+	vm->fd = vm->low_memfd = -1;
 	vm->low = vm->shared = NULL;
 	if (vm->kind == BARE || vm->kind == BARE_HUGE) {
 		create_memfd_of(vm);
 		return;
 	}
 
-	vm->fd = check(ioctl(kvm(), KVM_CREATE_VM,
-			     protected ? KVM_X86_SW_PROTECTED_VM : KVM_X86_DEFAULT_VM),
-		       "KVM_CREATE_VM");
+	vm->fd = check(ioctl(kvm(), KVM_CREATE_VM, type), "KVM_CREATE_VM");
 	create_memfd_of(vm);
 	if (vm->nr_vcpus) {
 		enable(vm, KVM_CAP_EXIT_HYPERCALL, 1 << KVM_HC_MAP_GPA_RANGE);
 		if (vm->shared_bit)
 			enable(vm, KVM_CAP_X86_SHARED_GPA_BIT, __builtin_ctzl(SHARED_BIT));
+		if (vm->stays)
+			check(ioctl(vm->fd, KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP");
 		set_low(vm);
 	}
 
@@ -278,6 +416,8 @@ void vm_destroy(struct vm *vm)
 		close(vm->memfd);
 	if (vm->shared)
 		munmap(vm->shared, vm->size);
+	if (vm->low_memfd >= 0)
+		close(vm->low_memfd);
 	if (vm->low)
 		munmap(vm->low, LOW_SIZE);
 	/* Have what is left of it freed by now. */
@@ -325,32 +465,52 @@ static void convert_for(struct vm *vm, struct vcpu *vcpu)
 	vm_convert(vm, offset, size, private);
 }
 
+static void set_command(struct vm *vm, struct vcpu *vcpu, const struct command *command)
+{
+	struct kvm_regs regs = {
+		.rip = command->rip,
+		.rsi = command->rsi,
+		.rdx = command->rdx,
+		.rdi = command->rdi,
+		.r8 = command->r8,
+		.r9 = command->r9,
+		.rflags = 2,
+	};
+
+	if (vm->stays)
+		memcpy(vm->low + COMMAND, command, sizeof(*command));
+	else
+		check(ioctl(vcpu->fd, KVM_SET_REGS, &regs), "KVM_SET_REGS");
+}
+
 void vcpu_run(struct vm *vm, unsigned int id, enum guest_code code, size_t offset, size_t stride,
 	      size_t count)
 {
 	struct vcpu *vcpu = &vm->vcpus[id];
-	struct kvm_regs regs = {
-		.rip = (uintptr_t)codes[code] - (uintptr_t)code_begin,
+	struct command command = {
+		.rip = address_of(codes[code]),
 		.rsi = MEMORY_GPA + offset,
 		.rdx = stride,
 		.rdi = stride / PAGE,
 		.r8 = count,
-		.r9 = SHARED_BIT,
-		.rflags = 2,
+		.r9 = vm->shared_bit ? SHARED_BIT : 0,
 	};
+	struct kvm_run *run = vcpu->run;
 
-	check(ioctl(vcpu->fd, KVM_SET_REGS, &regs), "KVM_SET_REGS");
+	set_command(vm, vcpu, &command);
 	for (;;) {
 		int ret = ioctl(vcpu->fd, KVM_RUN, 0);
 
-		if (!ret && vcpu->run->exit_reason == KVM_EXIT_IO)
-			return;
-		if ((ret && errno == EFAULT && vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT) ||
-		    (!ret && vcpu->run->exit_reason == KVM_EXIT_HYPERCALL))
+		if (!ret && run->exit_reason == KVM_EXIT_IO) {
+			if (run->io.port == DONE_PORT)
+				return;
+		} else if ((ret && errno == EFAULT && run->exit_reason == KVM_EXIT_MEMORY_FAULT) ||
+			   (!ret && run->exit_reason == KVM_EXIT_HYPERCALL)) {
 			convert_for(vm, vcpu);
-		else if (!ret || errno != EINTR)
+		} else if ((ret || run->exit_reason != KVM_EXIT_MMIO) && (!ret || errno != EINTR)) {
 			err(1, "KVM_RUN of %s: %d, exit reason %u", kind_names[vm->kind], ret,
-			    vcpu->run->exit_reason);
+			    run->exit_reason);
+		}
 	}
 }
 

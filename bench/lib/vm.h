@@ -4,8 +4,8 @@
  * for it to be converted.
  *
  * The memory of which a VM is about is at MEMORY_GPA, in one memslot. Below it is
- * ordinary memory with the guest's code and page tables, if there are vCPUs. The
- * guest is in long mode; it has mapped 512 GiB one to one.
+ * memory with the guest's code and page tables, if there are vCPUs, ordinary unless the
+ * guest stays. It is in long mode, and has mapped 512 GiB one to one.
  */
 #ifndef BENCH_VM_H
 #define BENCH_VM_H
@@ -43,8 +43,8 @@ struct vcpu {
 
 struct vm {
 	enum kind kind;
-	int fd;	   /* -1 without VM */
-	int memfd; /* of private memory, or -1 */
+	int fd;		      /* -1 without VM */
+	int memfd, low_memfd; /* of private memory, or -1 */
 	size_t size;
 	size_t slot_size; /* all of size in one memslot, unless it is set before */
 	char *shared, *low;
@@ -52,9 +52,15 @@ struct vm {
 	struct vcpu vcpus[MOST_VCPUS];
 	int shared_bit; /* does the guest tell by SHARED_BIT which half it wants? */
 	size_t piece;	/* what becomes private when a guest touches a page */
+	/*
+	 * Is the guest left alone in its code, with a shared bit? It has interrupts then,
+	 * reads what to do from memory, and all that it has is private. So it can be in a
+	 * protected VM, which is to be finalized before it runs.
+	 */
+	int stays, protected;
 };
 
-/* In VM are kind, size and nr_vcpus, and shared_bit and piece if need be. */
+/* In VM are kind, size and nr_vcpus, and what else is to be set, if need be. */
 void vm_create(struct vm *vm);
 void vm_destroy(struct vm *vm);
 
@@ -67,6 +73,14 @@ enum guest_code {
 	GUEST_READ,	/* from them */
 	GUEST_EXPLICIT, /* private on request, write, shared on request, write */
 	GUEST_IMPLICIT, /* write to either half */
+	GUEST_COMPUTE,	/* count times, in 64 KiB */
+	GUEST_OUT,
+	GUEST_IN,
+	GUEST_MMIO_WRITE,
+	GUEST_MMIO_READ,
+	/* Of those only that stay */
+	GUEST_IPI,   /* to itself */
+	GUEST_TIMER, /* and HLT until it ticks */
 };
 /* The guest does that, and what is to be converted gets converted. */
 void vcpu_run(struct vm *vm, unsigned int vcpu, enum guest_code code, size_t offset, size_t stride,
