@@ -6,9 +6,12 @@
  *
  * All threads share one CPU. So that nobody waits for it who would have one of its own,
  * vCPUs have real-time priority and rest a while between reads: the thread that converts
- * runs then, or when a vCPU is blocked. A vCPU waits for what is executed from when it
- * is due to when it has read, unless that is a vCPU's work. The scheduler's tracepoints
- * tell; its clocks don't, they stand still when the CPU isn't given away at once.
+ * runs then, or when a vCPU is blocked. A vCPU waits for what that thread executes from
+ * when it is due to when it has read; and a chunk takes what the same thread executes
+ * from the end of the one before to its own. Both without softirqs, where RCU frees what
+ * many chunks have left, now and then and for as long as a whole one takes: these, and
+ * other threads, are counted apart. Tracepoints tell; the scheduler's clocks don't, they
+ * stand still when the CPU isn't given away at once.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -29,8 +32,12 @@
 #define REST 50000
 
 #define TRACING "/sys/kernel/tracing/"
+#define CONVERTER "convert"
 
 enum where { INSIDE, OUTSIDE, NR_WHERE };
+
+/* Whose work: of the thread that converts, or of all but vCPUs */
+enum whose { CONVERTING, ALL, NR_WHOSE };
 
 enum action { NOTHING, TO_PRIVATE, TO_SHARED, NR_ACTIONS };
 static const char *const action_names[NR_ACTIONS] = { "nothing", "to private", "to shared" };
@@ -48,7 +55,7 @@ struct reader {
 
 struct result {
 	long reads, stalls;
-	long most[NR_WHERE];
+	long most[NR_WHERE][NR_WHOSE], chunk[NR_WHOSE];
 };
 
 static void write_tracing(const char *name, const char *value)
@@ -67,11 +74,17 @@ static void prepare_tracing(void)
 	write_tracing("tracing_on", "0");
 	write_tracing("trace_clock", "x86-tsc");
 	write_tracing("buffer_size_kb", "65536");
-	write_tracing("events/sched/sched_switch/filter",
-		      "prev_comm ~ \"vcpu*\" || next_comm ~ \"vcpu*\"");
 	write_tracing("events/sched/sched_waking/filter", "comm ~ \"vcpu*\"");
-	write_tracing("events/sched/sched_switch/enable", "1");
 	write_tracing("events/sched/sched_waking/enable", "1");
+	write_tracing("events/sched/sched_switch/enable", "1");
+	write_tracing("events/irq/softirq_entry/enable", "1");
+	write_tracing("events/irq/softirq_exit/enable", "1");
+	write_tracing("events/kvm/kvm_sealed_memfd_end/enable", "1");
+}
+
+static int is(const char *event, const char *name)
+{
+	return !strncmp(event, name, strlen(name));
 }
 
 /* What it says after a name, if that's a vCPU's thread: which one, or else -1. */
@@ -79,41 +92,51 @@ static int vcpu_at(const char *line, const char *name)
 {
 	const char *found = strstr(line, name);
 
-	return found && !strncmp(found + strlen(name), "vcpu", 4) ? atoi(found + strlen(name) + 4)
-								  : -1;
+	return found && is(found + strlen(name), "vcpu") ? atoi(found + strlen(name) + 4) : -1;
 }
 
-/* What is executed for others than vCPUs until TIME. */
-struct others {
-	long sum, since;
-	int run;
+/* What has been executed, as far as the trace was read. */
+struct work {
+	long sum[NR_WHOSE], time;
+	int runs[NR_WHOSE], softirq;
 };
 
-static long others_until(const struct others *others, long time)
+static void work_until(struct work *work, long time)
 {
-	return others->sum + (others->run ? time - others->since : 0);
+	if (work->runs[CONVERTING] && !work->softirq)
+		work->sum[CONVERTING] += time - work->time;
+	if (work->runs[ALL])
+		work->sum[ALL] += time - work->time;
+	work->time = time;
 }
 
-static void others_switch(struct others *others, long time, int run)
+static void work_switch(struct work *work, const char *event)
 {
-	others->sum = others_until(others, time);
-	others->since = time;
-	others->run = run;
+	work->runs[CONVERTING] = !!strstr(event, "next_comm=" CONVERTER " ");
+	work->runs[ALL] = vcpu_at(event, "next_comm=") < 0 && !strstr(event, "next_comm=swapper");
+}
+
+static void longer(long *most, const struct work *work, const long *since)
+{
+	int whose;
+
+	for (whose = 0; whose < NR_WHOSE; whose++) {
+		if (work->sum[whose] - since[whose] > most[whose])
+			most[whose] = work->sum[whose] - since[whose];
+	}
 }
 
 static void read_trace(struct result *result)
 {
-	long due[MOST_VCPUS], time, stall, in, written;
-	struct others others = { .run = 1 };
+	long due[MOST_VCPUS][NR_WHOSE], chunk[NR_WHOSE] = { 0 }, time, in, written;
+	struct work work = { .time = -1, .runs = { 1, 1 } };
+	int is_due[MOST_VCPUS] = { 0 }, vcpu, where;
 	char line[512], *event;
-	int vcpu, where, id;
 	FILE *file = fopen(TRACING "trace", "r");
 
 	if (!file)
 		err(1, "trace");
 	*result = (struct result){ 0 };
-	for (id = 0; id < MOST_VCPUS; id++)
-		due[id] = -1;
 	while (fgets(line, sizeof(line), file)) {
 		if (sscanf(line, "# entries-in-buffer/entries-written: %ld/%ld", &in, &written) ==
 			    2 &&
@@ -124,20 +147,31 @@ static void read_trace(struct result *result)
 			continue;
 		*event = 0;
 		time = atol(strrchr(line, ' '));
+		if (work.time < 0)
+			work.time = time;
+		work_until(&work, time);
 		event += 2;
-		if (!strncmp(event, "sched_switch:", 13)) {
-			others_switch(&others, time, vcpu_at(event, "next_comm=") < 0);
-		} else if (!strncmp(event, "sched_waking:", 13)) {
+
+		if (is(event, "sched_switch:")) {
+			work_switch(&work, event);
+		} else if (is(event, "softirq_entry:")) {
+			work.softirq = 1;
+		} else if (is(event, "softirq_exit:")) {
+			work.softirq = 0;
+		} else if (is(event, "kvm_sealed_memfd_end:")) {
+			longer(result->chunk, &work, chunk);
+			memcpy(chunk, work.sum, sizeof(chunk));
+		} else if (is(event, "sched_waking:")) {
 			vcpu = vcpu_at(event, " comm=");
-			if (vcpu >= 0 && due[vcpu] < 0)
-				due[vcpu] = others_until(&others, time);
-		} else if (sscanf(event, "%*s read %d %d", &vcpu, &where) == 2 && due[vcpu] >= 0) {
-			stall = others_until(&others, time) - due[vcpu];
-			due[vcpu] = -1;
+			if (vcpu >= 0 && !is_due[vcpu]) {
+				is_due[vcpu] = 1;
+				memcpy(due[vcpu], work.sum, sizeof(due[vcpu]));
+			}
+		} else if (sscanf(event, "%*s read %d %d", &vcpu, &where) == 2 && is_due[vcpu]) {
+			is_due[vcpu] = 0;
 			result->reads++;
-			result->stalls += stall > REST;
-			if (stall > result->most[where])
-				result->most[where] = stall;
+			result->stalls += work.sum[CONVERTING] - due[vcpu][CONVERTING] > REST;
+			longer(result->most[where], &work, due[vcpu]);
 		}
 	}
 	fclose(file);
@@ -210,7 +244,7 @@ static void convert(void)
 		;
 }
 
-static void measure(enum action what)
+static void measure(enum action what, int keep)
 {
 	struct sched_param priority = { .sched_priority = 1 };
 	struct reader readers[MOST_VCPUS];
@@ -242,45 +276,59 @@ static void measure(enum action what)
 	pthread_barrier_destroy(&ready);
 
 	read_trace(&result);
-	sample("\"way\": \"%s\", \"vcpus\": %u, \"action\": \"%s\", \"inside\": %ld, "
-	       "\"outside\": %ld, \"reads\": %ld, \"stalls\": %ld",
-	       kind_names[vm.kind], vm.nr_vcpus, action_names[action], result.most[INSIDE],
-	       result.most[OUTSIDE], result.reads, result.stalls);
+	if (!keep)
+		return;
+	sample("\"way\": \"%s\", \"vcpus\": %u, \"action\": \"%s\", \"chunk\": %ld, "
+	       "\"inside\": %ld, \"outside\": %ld, \"reads\": %ld, \"stalls\": %ld, "
+	       "\"all_chunk\": %ld, \"all_inside\": %ld, \"all_outside\": %ld",
+	       kind_names[vm.kind], vm.nr_vcpus, action_names[action], result.chunk[CONVERTING],
+	       result.most[INSIDE][CONVERTING], result.most[OUTSIDE][CONVERTING], result.reads,
+	       result.stalls, result.chunk[ALL], result.most[INSIDE][ALL],
+	       result.most[OUTSIDE][ALL]);
 }
 
-static void measure_all(enum kind kind, unsigned int nr_vcpus)
+static void measure_all(enum kind kind, unsigned int nr_vcpus, int keep)
 {
 	vm = (struct vm){ .kind = kind, .size = CONVERTED + ELSEWHERE, .nr_vcpus = nr_vcpus };
 	vm_create(&vm);
 	touch(&vm, 0, USED);
-	measure(NOTHING);
-	measure(TO_PRIVATE);
+	measure(NOTHING, keep);
+	measure(TO_PRIVATE, keep);
 	touch(&vm, 0, USED);
-	measure(TO_SHARED);
+	measure(TO_SHARED, keep);
 	vm_destroy(&vm);
 }
 
-/* What it takes at most to convert a chunk that the guest has used. */
-static void measure_chunk(enum kind kind)
+static int compare_longs(const void *a, const void *b)
 {
-	long most[NR_ACTIONS] = { 0 }, took;
-	size_t offset;
+	long x = *(const long *)a, y = *(const long *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* A chunk that the guest has used, converted by a call of its own, with no vCPU: median. */
+static void measure_chunk(enum kind kind, int keep)
+{
+	long took[USED / CHUNK], alone[NR_ACTIONS];
+	size_t i;
 
 	vm = (struct vm){ .kind = kind, .size = CONVERTED, .nr_vcpus = 1 };
 	vm_create(&vm);
 	for (action = TO_PRIVATE; action < NR_ACTIONS; action++) {
 		touch(&vm, 0, USED);
-		for (offset = 0; offset < USED; offset += CHUNK) {
-			took = now();
-			vm_convert(&vm, offset, CHUNK, action == TO_PRIVATE);
-			took = now() - took;
-			if (took > most[action])
-				most[action] = took;
+		for (i = 0; i < USED / CHUNK; i++) {
+			took[i] = -now();
+			vm_convert(&vm, i * CHUNK, CHUNK, action == TO_PRIVATE);
+			took[i] += now();
 		}
+		qsort(took, USED / CHUNK, sizeof(*took), compare_longs);
+		alone[action] = took[USED / CHUNK / 2];
 	}
 	vm_destroy(&vm);
-	sample("\"way\": \"%s\", \"action\": \"chunk\", \"to_private\": %ld, \"to_shared\": %ld",
-	       kind_names[kind], most[TO_PRIVATE], most[TO_SHARED]);
+	if (keep)
+		sample("\"way\": \"%s\", \"action\": \"chunk\", \"to_private\": %ld, "
+		       "\"to_shared\": %ld",
+		       kind_names[kind], alone[TO_PRIVATE], alone[TO_SHARED]);
 }
 
 int main(int argc, char **argv)
@@ -295,12 +343,14 @@ int main(int argc, char **argv)
 
 	enable_huge_pages();
 	prepare_tracing();
+	pthread_setname_np(pthread_self(), CONVERTER);
 	samples_begin(argv[1]);
-	for (i = 0; i < repeats(); i++) {
+	/* The first round is to warm up. */
+	for (i = first_round(); i < repeats(); i++) {
 		for (kind = 0; kind < sizeof(kinds) / sizeof(kinds[0]); kind++) {
-			measure_chunk(kinds[kind]);
+			measure_chunk(kinds[kind], i >= 0);
 			for (vcpus = 1; vcpus <= MOST_VCPUS; vcpus *= 2)
-				measure_all(kinds[kind], vcpus);
+				measure_all(kinds[kind], vcpus, i >= 0);
 		}
 	}
 	samples_end();
