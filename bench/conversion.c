@@ -140,13 +140,13 @@ static struct cycle measure(const struct plan *plan)
 	return taken[cycles / 2];
 }
 
-/* In turns; the first one, to warm up, is left out. 1 GiB is done once, as it takes long. */
+/* In turns; the first one, to warm up, is left out. 1 GiB takes long, and needs none. */
 static void measure_all(enum order order, size_t size, int mapped)
 {
-	int i = size < GIGABYTE ? first_round() : 0, end = size < GIGABYTE ? repeats() : 1;
+	int i = size < GIGABYTE ? first_round() : 0;
 	size_t way;
 
-	for (; i < end; i++) {
+	for (; i < repeats(); i++) {
 		for (way = 0; way < NR_WAYS; way++) {
 			struct plan plan = { &ways[way], order, size, mapped };
 			struct cycle cycle;
