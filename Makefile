@@ -21,7 +21,7 @@ guestseal: private memory for KVM guests in sealed memfds
   test-full     all tests on both kernels, Intel, stock guests    120
   test-intel    KVM tests and a stock guest on Intel, in Bochs     11
   test-lab      the tests of the scripts in lab/ only              1
-  bench         what conversions and private guests cost, counted  25
+  bench         what conversions and private guests cost, counted  30
   lint          checkpatch, sparse, W=1, clang-format, shellcheck  4
   check         do the topics apply, and export the same?          0.1
 
