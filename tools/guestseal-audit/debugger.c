@@ -402,6 +402,34 @@ static enum outcome sample(struct target *target, const struct attack *attack)
 		     target->vmm ? "" : ", if it ran at all");
 }
 
+/*
+ * A counter that doesn't stop while the guest runs.  The MSRs' is one on any host: AMD's
+ * and Intel's have counts of instructions among them, all have the TSC.
+ */
+static enum outcome count(struct target *target, const struct attack *attack)
+{
+	struct perf_event_attr attr = { .size = sizeof(attr) };
+	char text[16] = "";
+	uint64_t value = 0;
+	int fd = open("/sys/bus/event_source/devices/msr/type", O_RDONLY | O_CLOEXEC);
+
+	(void)attack;
+	if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+		return ended(target, LACKING, "no such events");
+	close(fd);
+	attr.type = atoi(text);
+	fd = syscall(SYS_perf_event_open, &attr, target->pid, -1, -1, PERF_FLAG_FD_CLOEXEC);
+	/* There is another protected VM, for this isn't one. */
+	if (fd < 0 && errno == EBUSY && !target->sealed)
+		return ended(target, LACKING, "a protected VM that runs closes it for all");
+	if (fd < 0)
+		return refused(target, "perf_event_open");
+	vmm_asks(target, 's');
+	if (read(fd, &value, sizeof(value)) != sizeof(value) || !value)
+		return ended(target, BROKEN, "nothing was counted");
+	return ended(target, TOLD, "what the guest takes was counted");
+}
+
 static enum outcome count_exits(struct target *target, const struct attack *attack)
 {
 	int fd = descriptor_of(target->pid, "anon_inode:kvm-vm");
@@ -440,6 +468,8 @@ static const struct attack attacks[] = {
 	{ .name = "pidfd_getfd, kvm_dirty_regs", .what = "registers taken from there",
 	  .run = registers_in, .wants = CHANGED, .flags = WHOLE },
 	{ .name = "perf", .what = "samples of where the guest is", .run = sample, .wants = TOLD, .flags = WHOLE | BY_PID },
+	{ .name = "perf, counters", .what = "counts of what the guest does, by a PMU that guests don't stop",
+	  .run = count, .wants = TOLD, .flags = WHOLE },
 	{ .name = "debugfs", .what = "statistics of the VM", .run = count_exits, .wants = TOLD,
 	  .flags = WHOLE | BY_PID },
 };

@@ -367,7 +367,7 @@ static const struct attack run_attacks[] = {
 	{ .name = "triple fault", .what = "the guest started again after a triple fault", .prepare = save, .run = start_again,
 	  .wants = CHANGED, .flags = AS_VMM | WHOLE | GIVES_UP },
 	{ .name = "tracepoint", .what = "KVM's own tracepoint for exits, by perf", .run = trace, .wants = TOLD,
-	  .flags = AS_VMM | WHOLE, .scope = "KVM's tracepoints tell what it does, to root; lockdown doesn't close perf's" },
+	  .flags = AS_VMM | WHOLE },
 };
 /* clang-format on */
 

@@ -299,6 +299,9 @@ static void make_attempt(struct target *target, const struct attack *attack)
 	if ((outcome == REFUSED || outcome == DONE) && !(attack->flags & GIVES_UP) &&
 	    !(target->vm ? is_intact(target, target->vm, attack->flags) : vmm_asks(target, 'i')))
 		ended(target, CHANGED, "the guest does not find what it had written");
+	/* What is closed while there is a protected VM isn't for the next attempt. */
+	if (target->vmm)
+		vmm_ends(target);
 }
 
 /* In a process of its own, which may crash or hang. */
