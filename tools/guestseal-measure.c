@@ -6,7 +6,8 @@
  *			  [-k KERNEL [-i INITRD] [-a CMDLINE]] LAUNCH...
  *
  * LAUNCH are files with records as Documentation/virt/kvm/x86/protected-vm.rst has them:
- * a launch log, and the pages with content, in any order, in the same file or others.
+ * a launch log, and the pages with content, in any order, in the same file or others;
+ * of pages instead of their hash the content, as QEMU has them in its log.
  *
  *	-d	without the pages from START to END (not included)
  *	-l	with the content of FILE at GPA
@@ -36,7 +37,23 @@
 #define KERNEL 0x100000
 #define INITRD_GUARD 0x28000
 
-static struct kvm_measurement_page *pages;
+/* In QEMU's launch log */
+#define LAUNCH_LOG_CONTENT 0x100
+
+struct launch_log_content {
+	uint64_t gpa;
+	uint8_t content[PAGE];
+};
+
+struct page {
+	uint64_t gpa;
+	/* If not, its hash is all that is known of it. */
+	bool has_content;
+	uint8_t digest[SHA384_SIZE];
+	uint8_t content[PAGE];
+};
+
+static struct page *pages;
 static size_t nr_pages, max_pages;
 
 /* All records but pages and the end, each of them aligned */
@@ -82,8 +99,10 @@ static uint8_t *read_file(const char *name, size_t *size)
 }
 
 /* A later one at the same address takes its place, see sort_pages() */
-static struct kvm_measurement_page *add_page(uint64_t gpa)
+static struct page *add_page(uint64_t gpa)
 {
+	if (gpa % PAGE)
+		errx(1, "%#" PRIx64 " is not the address of a page", gpa);
 	if (nr_pages == max_pages) {
 		max_pages = 2 * max_pages + 64;
 		pages = xrealloc(pages, max_pages * sizeof(*pages));
@@ -93,7 +112,7 @@ static struct kvm_measurement_page *add_page(uint64_t gpa)
 	return &pages[nr_pages++];
 }
 
-static struct kvm_measurement_page *find_page(uint64_t gpa)
+static struct page *find_page(uint64_t gpa)
 {
 	for (size_t i = nr_pages; i--;)
 		if (pages[i].gpa == gpa)
@@ -103,10 +122,15 @@ static struct kvm_measurement_page *find_page(uint64_t gpa)
 
 static void load(uint64_t gpa, const uint8_t *data, size_t size)
 {
-	if (gpa % PAGE)
-		errx(1, "%#" PRIx64 " is not the address of a page", gpa);
-	for (; size; size -= size < PAGE ? size : PAGE, gpa += PAGE, data += PAGE)
-		memcpy(add_page(gpa)->content, data, size < PAGE ? size : PAGE);
+	size_t n;
+
+	for (; size; size -= n, gpa += n, data += n) {
+		struct page *page = add_page(gpa);
+
+		n = size < PAGE ? size : PAGE;
+		page->has_content = true;
+		memcpy(page->content, data, n);
+	}
 }
 
 static void drop(uint64_t start, uint64_t end)
@@ -121,7 +145,7 @@ static void drop(uint64_t start, uint64_t end)
 
 static int compare_pages(const void *a, const void *b)
 {
-	const struct kvm_measurement_page *const *x = a, *const *y = b;
+	const struct page *const *x = a, *const *y = b;
 
 	if ((*x)->gpa != (*y)->gpa)
 		return (*x)->gpa < (*y)->gpa ? -1 : 1;
@@ -129,10 +153,10 @@ static int compare_pages(const void *a, const void *b)
 }
 
 /* In ascending order, the last one at each address, without those that are zero */
-static struct kvm_measurement_page **sort_pages(size_t *nr)
+static struct page **sort_pages(size_t *nr)
 {
 	static const uint8_t zero[PAGE];
-	struct kvm_measurement_page **sorted = xrealloc(NULL, (nr_pages + 1) * sizeof(*sorted));
+	struct page **sorted = xrealloc(NULL, (nr_pages + 1) * sizeof(*sorted));
 	size_t n = 0;
 
 	for (size_t i = 0; i < nr_pages; i++)
@@ -141,7 +165,7 @@ static struct kvm_measurement_page **sort_pages(size_t *nr)
 	for (size_t i = 0; i < nr_pages; i++) {
 		if (i + 1 < nr_pages && sorted[i + 1]->gpa == sorted[i]->gpa)
 			continue;
-		if (memcmp(sorted[i]->content, zero, PAGE))
+		if (!sorted[i]->has_content || memcmp(sorted[i]->content, zero, PAGE))
 			sorted[n++] = sorted[i];
 	}
 	*nr = n;
@@ -167,8 +191,13 @@ static void add_launch(const char *name)
 			if (record.len != sizeof(page))
 				errx(1, "%s: bad page at %zu", name, at);
 			memcpy(&page, data + at + sizeof(record), sizeof(page));
-			if (page.gpa % PAGE)
+			memcpy(add_page(page.gpa)->digest, page.digest, SHA384_SIZE);
+		} else if (record.type == LAUNCH_LOG_CONTENT) {
+			struct launch_log_content page;
+
+			if (record.len != sizeof(page))
 				errx(1, "%s: bad page at %zu", name, at);
+			memcpy(&page, data + at + sizeof(record), sizeof(page));
 			load(page.gpa, page.content, PAGE);
 		} else if (record.type != KVM_MEASUREMENT_END) {
 			head = xrealloc(head, head_size + head_space(&record));
@@ -272,11 +301,11 @@ static void load_linux(const char *kernel_name, const char *initrd_name, const c
 {
 	size_t kernel_size, initrd_size = 0, setup_size, header_end, cmdline_size;
 	uint8_t *kernel = read_file(kernel_name, &kernel_size), *initrd = NULL;
-	struct kvm_measurement_page *params = find_page(PARAMS);
+	struct page *params = find_page(PARAMS);
 	uint64_t low = low_memory(), initrd_at = 0, initrd_max;
 	uint8_t header[8192] = {};
 
-	if (!params)
+	if (!params || !params->has_content)
 		errx(1, "there are no boot parameters at %#x", PARAMS);
 	memcpy(header, kernel, kernel_size < sizeof(header) ? kernel_size : sizeof(header));
 	if (memcmp(header + 0x202, "HdrS", 4) || header[0x207] < 2 ||
@@ -417,26 +446,40 @@ static void print_record(const struct kvm_measurement_record *record)
 	printf("\n");
 }
 
-static void print_page(const struct kvm_measurement_page *page)
+static void hash_page(struct page *page)
 {
-	uint8_t digest[SHA384_SIZE];
 	struct sha384 content;
 
+	if (!page->has_content)
+		return;
 	sha384_init(&content);
 	sha384_update(&content, page->content, PAGE);
-	sha384_final(&content, digest);
-	printf("page %#llx ", page->gpa);
+	sha384_final(&content, page->digest);
+}
+
+static void print_page(const struct page *page)
+{
+	printf("page %#" PRIx64 " ", page->gpa);
 	for (int i = 0; i < SHA384_SIZE; i++)
-		printf("%02x", digest[i]);
+		printf("%02x", page->digest[i]);
 	printf("\n");
+}
+
+static void put_page(const struct page *page)
+{
+	struct kvm_measurement_page data = { .gpa = page->gpa };
+	struct kvm_measurement_record record = { KVM_MEASUREMENT_PAGE, sizeof(data) };
+
+	memcpy(data.digest, page->digest, SHA384_SIZE);
+	put(&record, sizeof(record));
+	put(&data, sizeof(data));
 }
 
 static void put_all(bool print)
 {
-	struct kvm_measurement_record page = { KVM_MEASUREMENT_PAGE, sizeof(*pages) };
 	struct kvm_measurement_record end = { KVM_MEASUREMENT_END, 0 };
 	const struct kvm_measurement_record *record;
-	struct kvm_measurement_page **sorted;
+	struct page **sorted;
 	size_t nr, at = 0;
 
 	while ((record = next_record(&at))) {
@@ -447,9 +490,9 @@ static void put_all(bool print)
 	sorted = sort_pages(&nr);
 	for (size_t i = 0; i < nr; i++) {
 		if (!is_private(sorted[i]->gpa))
-			errx(1, "there is no private memory at %#llx", sorted[i]->gpa);
-		put(&page, sizeof(page));
-		put(sorted[i], sizeof(*sorted[i]));
+			errx(1, "there is no private memory at %#" PRIx64, sorted[i]->gpa);
+		hash_page(sorted[i]);
+		put_page(sorted[i]);
 		if (print)
 			print_page(sorted[i]);
 	}

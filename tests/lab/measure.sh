@@ -26,7 +26,14 @@ record() {
 	cat "$T/data"
 }
 
-page() { { le 8 "$1"; content "$2"; } | record 13; }
+# page GPA CONTENT, as QEMU has it in its log
+page() { { le 8 "$1"; content "$2"; } | record 256; }
+
+# digest GPA CONTENT, as it is measured
+digest() {
+	# shellcheck disable=SC2059 # it is the format
+	{ le 8 "$1"; printf "$(content "$2" | sha384 | sed 's/../\\x&/g')"; } | record 13
+}
 
 # start VERSION; memory is private from 0 to 8 MiB
 head_records() {
@@ -67,13 +74,13 @@ sha384() { sha384sum | cut -d' ' -f1; }
 test_pages_are_sorted_and_zeros_left_out() {
 	headers
 	{ head_records 1; end; } >"$T/log"
-	{ page 0x3000 c; page 0x1000 x; { le 8 0x2000; zeros 4096; } | record 13; page 0x1000 a; } >"$T/pages"
+	{ page 0x3000 c; page 0x1000 x; { le 8 0x2000; zeros 4096; } | record 256; page 0x1000 a; } >"$T/pages"
 	measure -o "$T/stream" "$T/log" "$T/pages"
-	[ "$(cat "$T/said")" = "$({ head_records 1; page 0x1000 a; page 0x3000 c; end; } | sha384)" ]
+	[ "$(cat "$T/said")" = "$({ head_records 1; digest 0x1000 a; digest 0x3000 c; end; } | sha384)" ]
 	[ "$(cat "$T/said")" = "$(sha384 <"$T/stream")" ]
 	content b >"$T/b"
 	measure -d 0x1000-0x2000 -l "0x4000=$T/b" "$T/stream"
-	[ "$(cat "$T/said")" = "$({ head_records 1; page 0x3000 c; page 0x4000 b; end; } | sha384)" ]
+	[ "$(cat "$T/said")" = "$({ head_records 1; digest 0x3000 c; digest 0x4000 b; end; } | sha384)" ]
 	measure -p "$T/stream"
 	said "page 0x3000 $(content c | sha384)"
 	said 'range 0-0x800000 private'
@@ -105,6 +112,9 @@ test_what_is_refused() {
 	page 0x1000 a >"$T/pages"
 	fails measure "$T/pages"
 	said 'no end'
+	{ head_records 1; digest 0x10000 p; end; } >"$T/digests"
+	fails measure -k "$T/short" "$T/digests"
+	said 'no boot parameters'
 	{ head_records 1; page 0x800000 a; end; } >"$T/outside"
 	fails measure "$T/outside"
 	said 'no private memory at 0x800000'
