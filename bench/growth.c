@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Does a conversion cost more with the size of the VM, the number of its memslots, or
- * after many conversions? The guest writes to what is converted before it is. Writes
- * all samples as JSON to the file that is named as argument.
+ * after many conversions? The guest writes to what is converted before it is. And what
+ * of that do the same calls have in a memfd that no guest uses? Writes all samples as
+ * JSON to the file that is named as argument.
  */
 #include <stdio.h>
 #include <string.h>
@@ -26,7 +27,7 @@ static const struct setting settings[] = {
 };
 #define NR_SETTINGS (sizeof(settings) / sizeof(settings[0]))
 
-static const enum kind kinds[] = { GUESTSEAL, GUESTSEAL_HUGE, GUEST_MEMFD };
+static const enum kind kinds[] = { GUESTSEAL, GUESTSEAL_HUGE, GUEST_MEMFD, BARE, BARE_HUGE };
 #define NR_KINDS_HERE (sizeof(kinds) / sizeof(kinds[0]))
 
 /* Single pages, anywhere, to what they are not. */
@@ -45,6 +46,11 @@ static void make_history(struct vm *vm, unsigned int conversions)
 	}
 }
 
+static int is_bare(enum kind kind)
+{
+	return kind == BARE || kind == BARE_HUGE;
+}
+
 static int compare_longs(const void *a, const void *b)
 {
 	long x = *(const long *)a, y = *(const long *)b;
@@ -59,11 +65,13 @@ static long cycle(struct vm *vm, size_t size, int cycles)
 	int i;
 
 	for (i = 0; i < cycles; i++) {
-		touch(vm, i * size, size);
+		if (vm->nr_vcpus)
+			touch(vm, i * size, size);
 		begin = now();
 		vm_convert(vm, i * size, size, 1);
 		costs[i] = now() - begin;
-		touch(vm, i * size, size);
+		if (vm->nr_vcpus)
+			touch(vm, i * size, size);
 		begin = now();
 		vm_convert(vm, i * size, size, 0);
 		costs[i] += now() - begin;
@@ -77,7 +85,7 @@ static void measure(const struct setting *setting, enum kind kind, int keep)
 	struct vm vm = { .kind = kind,
 			 .size = setting->size,
 			 .slot_size = setting->size / setting->memslots,
-			 .nr_vcpus = 1 };
+			 .nr_vcpus = !is_bare(kind) };
 	long small, huge;
 
 	vm_create(&vm);
@@ -105,8 +113,11 @@ int main(int argc, char **argv)
 	for (setting = 0; setting < NR_SETTINGS; setting++) {
 		/* The first round is to warm up. */
 		for (i = first_round(); i < repeats(); i++) {
-			for (kind = 0; kind < NR_KINDS_HERE; kind++)
+			for (kind = 0; kind < NR_KINDS_HERE; kind++) {
+				if (is_bare(kinds[kind]) && settings[setting].memslots > 1)
+					continue;
 				measure(&settings[setting], kinds[kind], i >= 0);
+			}
 		}
 	}
 	samples_end();
