@@ -26,6 +26,7 @@
  *					reported with the folio locked, hence
  *					cannot take the invalidate_lock
  *	        user's locks in the callbacks (KVM: mn_invalidate_lock, mmu_lock)
+ *	          i_pages lock		in the store's answers
  *
  * Registering and unregistering take both; either is enough to look.
  *
@@ -448,6 +449,24 @@ bool guest_memory_range_allocated(struct file *file, pgoff_t start, pgoff_t end)
 EXPORT_SYMBOL_GPL(guest_memory_range_allocated);
 
 /**
+ * guest_memory_range_has_hole - is any page of guest memory not allocated?
+ * @file: file that the caller has registered with
+ * @start: first page
+ * @end: page after the last one
+ *
+ * Context: Any but interrupt.
+ * Return: true if a page of the range is not allocated, i.e. shared.
+ */
+bool guest_memory_range_has_hole(struct file *file, pgoff_t start, pgoff_t end)
+{
+	struct address_space *mapping = file->f_mapping;
+
+	return mapping_to_guest_memory(mapping)->ops->range_has_hole(mapping->host,
+								     start, end);
+}
+EXPORT_SYMBOL_GPL(guest_memory_range_has_hole);
+
+/**
  * guest_memory_page_order - how much guest memory around a page is in one piece?
  * @file: file that the caller has registered with
  * @index: page
@@ -490,9 +509,10 @@ EXPORT_SYMBOL_GPL(guest_memory_get_folio);
  * @file: file that the caller has registered with
  * @index: page
  *
- * Unless the caller holds off changes, the page may be taken out of the file at
- * any time, and is zeroed then.  Its memory is not freed before the reference is
- * dropped.  What was read counts if guest_memory_folio_valid() afterwards.
+ * Unless the caller holds off changes, the page may be taken out of the file, or
+ * replaced by a copy, at any time, and is zeroed then.  Its memory is not freed
+ * before the reference is dropped.  What was read counts if
+ * guest_memory_folio_valid() afterwards.
  *
  * Context: Any but interrupt.
  * Return: The folio with its reference count raised; ERR_PTR(-ENOENT) if the

@@ -15,10 +15,12 @@
  * see guest_memory_folio_valid().
  *
  * Huge pages: where the file's users ask for them, like those of other shmem files
- * do, a chunk that is allocated in one go, all of which is holes, is one folio.  So
- * no page is ever allocated that was not asked for, and folios are either of one
- * page or a whole chunk.  Before part of a chunk is freed its folio is split, which
- * nobody needs to be told: all of its pages stay where they are.
+ * do, a chunk that is allocated in one go is one folio.  So no page is ever allocated
+ * that was not asked for, and folios are either of one page or a whole chunk.  Before
+ * part of a chunk is freed its folio is split, which nobody needs to be told: all of
+ * its pages stay where they are.  When what is missing of a chunk is allocated, and
+ * the rest is asked for along with it, they are collapsed: that is copied into a new
+ * folio, which replaces all of the old ones at once, so that nobody finds a hole.
  */
 #include <linux/fs.h>
 #include <linux/falloc.h>
@@ -28,6 +30,7 @@
 #include <linux/memcontrol.h>
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
+#include <linux/swap.h>
 #include <linux/uio.h>
 #include <linux/vmstat.h>
 
@@ -58,6 +61,9 @@ static pgoff_t shmem_guest_next_hole(struct address_space *mapping, pgoff_t star
 
 	if (start >= end)
 		return end;
+	/* More often than not that's the first one, and it takes less to see. */
+	if (!xa_load(&mapping->i_pages, start))
+		return start;
 
 	xas_lock_irq(&xas);
 	xas_find_marked(&xas, end - 1, XA_FREE_MARK);
@@ -84,13 +90,23 @@ static void shmem_guest_mark_holes(struct address_space *mapping, pgoff_t start,
 	xas_unlock_irq(&xas);
 }
 
-/* First page from @start on that is allocated, @end if there is none. */
+/*
+ * First page from @start on that is allocated, @end if there is none.  Without the lock
+ * the pages of a chunk that is being collapsed could be missed.
+ */
 static pgoff_t shmem_guest_next_page(struct address_space *mapping, pgoff_t start,
 				     pgoff_t end)
 {
-	unsigned long index = start;
+	XA_STATE(xas, &mapping->i_pages, start);
+	bool found;
 
-	return xa_find(&mapping->i_pages, &index, end - 1, XA_PRESENT) ? index : end;
+	if (start >= end)
+		return end;
+
+	xas_lock_irq(&xas);
+	found = xas_find(&xas, end - 1);
+	xas_unlock_irq(&xas);
+	return found ? xas.xa_index : end;
 }
 
 static bool shmem_guest_page_allocated(struct inode *inode, pgoff_t index)
@@ -102,6 +118,12 @@ static bool shmem_guest_range_allocated(struct inode *inode, pgoff_t start,
 					pgoff_t end)
 {
 	return shmem_guest_next_page(inode->i_mapping, start, end) < end;
+}
+
+static bool shmem_guest_range_has_hole(struct inode *inode, pgoff_t start,
+				       pgoff_t end)
+{
+	return shmem_guest_next_hole(inode->i_mapping, start, end) < end;
 }
 
 /*
@@ -204,6 +226,7 @@ static int shmem_guest_page_order(struct inode *inode, pgoff_t index)
 static const struct guest_memory_ops shmem_guest_ops = {
 	.page_allocated		= shmem_guest_page_allocated,
 	.range_allocated	= shmem_guest_range_allocated,
+	.range_has_hole		= shmem_guest_range_has_hole,
 	.page_order		= shmem_guest_page_order,
 	.get_folio		= shmem_guest_get_folio,
 	.get_folio_nowait	= shmem_guest_get_folio_nowait,
@@ -345,6 +368,7 @@ void shmem_guest_evict(struct inode *inode)
 /* What was for the guest, and is not needed after all */
 static void shmem_guest_drop_folio(struct folio *folio)
 {
+	shmem_guest_find_lost(folio);
 	shmem_guest_free_folio(folio);
 	folio_put(folio);
 }
@@ -366,8 +390,7 @@ static bool shmem_guest_wants_huge(struct inode *inode, pgoff_t start, pgoff_t e
 	return IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) &&
 	       end - start == SHMEM_GUEST_CHUNK && end - start == HPAGE_PMD_NR &&
 	       HPAGE_PMD_ORDER < 2 * XA_CHUNK_SHIFT &&
-	       shmem_allowable_huge_orders(inode, NULL, start, 0, false) &&
-	       !shmem_guest_range_allocated(inode, start, end);
+	       shmem_allowable_huge_orders(inode, NULL, start, 0, false);
 }
 
 /* A folio for pages of the guest, charged and not yet in the page cache */
@@ -412,6 +435,8 @@ fallback:
 static int shmem_guest_allocate(struct inode *inode, pgoff_t start, pgoff_t end,
 				bool huge, struct list_head *folios)
 {
+	struct address_space *mapping = inode->i_mapping;
+	pgoff_t next = start + 1;
 	struct folio *folio;
 
 	while (start < end) {
@@ -424,8 +449,13 @@ static int shmem_guest_allocate(struct inode *inode, pgoff_t start, pgoff_t end,
 			return PTR_ERR(folio);
 
 		list_add_tail(&folio->lru, folios);
-		start = shmem_guest_next_hole(inode->i_mapping,
-					      start + folio_nr_pages(folio), end);
+		start += folio_nr_pages(folio);
+		if (start < next)
+			continue;
+
+		/* All that are missing in a row are looked up at once. */
+		start = shmem_guest_next_hole(mapping, start, end);
+		next = shmem_guest_next_page(mapping, start, end);
 	}
 	return 0;
 }
@@ -517,6 +547,185 @@ out:
 }
 
 /*
+ * Is anything missing in the chunk [start, end), and is what is there in good order?
+ * With invalidate_lock held that stays so, but for memory errors.
+ */
+static bool shmem_guest_can_collapse(struct address_space *mapping, pgoff_t start,
+				     pgoff_t end)
+{
+	XA_STATE(xas, &mapping->i_pages, start);
+	pgoff_t missing = end - start;
+	struct folio *folio;
+
+	rcu_read_lock();
+	xas_for_each(&xas, folio, end - 1) {
+		if (xas_retry(&xas, folio))
+			continue;
+		if (folio_test_large(folio) || folio_test_hwpoison(folio)) {
+			missing = 0;
+			break;
+		}
+		missing--;
+	}
+	rcu_read_unlock();
+	return missing;
+}
+
+/*
+ * To collapse a chunk, between begin and end: copy into @new what is allocated of it.
+ * The @nr folios that have that go to @olds, locked and with a reference each, also if
+ * it fails.  Neither the guest nor anybody on its behalf writes to them meanwhile.
+ */
+static int shmem_guest_copy_pages(struct inode *inode, struct folio *new,
+				  struct folio **olds, int *nr)
+{
+	struct folio *old;
+	struct page *page;
+	long i;
+
+	/* Whatever there is by now is not for who gets it next. */
+	__folio_mark_uptodate(new);
+
+	for (i = 0; i < folio_nr_pages(new); i++) {
+		page = folio_page(new, i);
+
+		old = filemap_lock_folio(inode->i_mapping, new->index + i);
+		if (!IS_ERR(old))
+			olds[(*nr)++] = old;
+
+		if (IS_ERR(old) || !folio_test_uptodate(old))
+			clear_highpage(page);
+		else if (folio_test_hwpoison(old) ||
+			 copy_mc_highpage(page, folio_page(old, 0)))
+			return -EHWPOISON;
+
+		/* What is there so far is good. */
+		if (PageHWPoison(page))
+			return -EHWPOISON;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+
+	flush_dcache_folio(new);
+	return 0;
+}
+
+/* To collapse a chunk: replace @olds in the page cache by @new, all of them locked. */
+static int shmem_guest_replace(struct inode *inode, struct folio *new,
+			       struct folio **olds, int nr)
+{
+	struct address_space *mapping = inode->i_mapping;
+	XA_STATE_ORDER(xas, &mapping->i_pages, new->index, folio_order(new));
+	long nr_pages = folio_nr_pages(new), nr_holes = nr_pages - nr;
+	int i;
+
+	if (!shmem_charge(inode, nr_holes))
+		return -ENOSPC;
+
+	__folio_set_swapbacked(new);
+	folio_set_dirty(new);
+	folio_ref_add(new, nr_pages);
+	new->mapping = mapping;
+
+	do {
+		xas_lock_irq(&xas);
+		xas_store(&xas, new);
+		if (xas_error(&xas))
+			goto unlock;
+
+		xas_clear_mark(&xas, XA_FREE_MARK);
+		shmem_update_stats(new, nr_pages);
+		for (i = 0; i < nr; i++) {
+			olds[i]->mapping = NULL;
+			shmem_update_stats(olds[i], -1);
+		}
+unlock:
+		xas_unlock_irq(&xas);
+	} while (xas_nomem(&xas, SHMEM_GUEST_GFP & GFP_RECLAIM_MASK));
+
+	if (xas_error(&xas)) {
+		new->mapping = NULL;
+		folio_clear_dirty(new);
+		folio_ref_sub(new, nr_pages);
+
+		xa_lock_irq(&mapping->i_pages);
+		mapping->nrpages -= nr_holes;
+		xa_unlock_irq(&mapping->i_pages);
+		shmem_uncharge(inode, nr_holes);
+		return xas_error(&xas);
+	}
+
+	for (i = 0; i < nr; i++)
+		folio_clear_dirty(olds[i]);
+
+	if (folio_test_pmd_mappable(new))
+		count_vm_event(THP_FILE_ALLOC);
+	folio_add_lru(new);
+	shmem_guest_find_lost(new);
+	return 0;
+}
+
+/*
+ * Allocate what is missing in the chunk [start, end), of which some is there, and make
+ * all of it one folio.  A failure leaves all as it was.
+ *
+ * -EEXIST if nothing is missing any more, or a page is lost.
+ */
+static int shmem_guest_collapse(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	struct address_space *mapping = inode->i_mapping;
+	struct folio **olds, *new;
+	int i, nr = 0, ret;
+
+	olds = kmalloc_array(end - start, sizeof(*olds), GFP_KERNEL);
+	if (!olds)
+		return -ENOMEM;
+
+	new = shmem_guest_new_folio(inode, start, true);
+	if (IS_ERR(new)) {
+		kfree(olds);
+		return PTR_ERR(new);
+	}
+
+	ret = -EINTR;
+	if (down_write_killable(&mapping->invalidate_lock))
+		goto out;
+
+	ret = -EEXIST;
+	if (!shmem_guest_can_collapse(mapping, start, end))
+		goto unlock;
+
+	ret = guest_memory_begin(mapping, GUEST_MEMORY_COLLAPSE, start, end);
+	if (!ret) {
+		__folio_set_locked(new);
+		ret = shmem_guest_copy_pages(inode, new, olds, &nr) ?:
+		      shmem_guest_replace(inode, new, olds, nr);
+		for (i = 0; i < nr; i++)
+			folio_unlock(olds[i]);
+		folio_unlock(new);
+		guest_memory_end(mapping, GUEST_MEMORY_COLLAPSE, start, end);
+	}
+unlock:
+	filemap_invalidate_unlock(mapping);
+out:
+	for (i = 0; i < nr; i++) {
+		if (!ret) {
+			shmem_guest_free_folio(olds[i]);
+			folio_put(olds[i]);
+		}
+		folio_put(olds[i]);
+	}
+	kfree(olds);
+
+	if (ret)
+		shmem_guest_drop_folio(new);
+	else
+		folio_put(new);
+	return ret;
+}
+
+/*
  * Only with the lock held is what is allocated there to stay: it is taken out again
  * if it turns out that there is no room for it.
  */
@@ -538,8 +747,8 @@ static int shmem_guest_find_hole(struct address_space *mapping, pgoff_t *start,
 static int shmem_guest_map_next(struct inode *inode, pgoff_t *start, pgoff_t end)
 {
 	struct address_space *mapping = inode->i_mapping;
-	pgoff_t first = *start;
-	bool huge;
+	pgoff_t first = *start, chunk;
+	bool huge, again;
 	int ret;
 
 	ret = shmem_guest_find_hole(mapping, &first, end);
@@ -549,10 +758,18 @@ static int shmem_guest_map_next(struct inode *inode, pgoff_t *start, pgoff_t end
 		goto done;
 
 	end = shmem_guest_chunk_end(first, end);
-	huge = shmem_guest_wants_huge(inode, first, end);
-	ret = shmem_guest_map(inode, first, end, huge);
-	/* What there isn't room for as a whole there may be for in part. */
-	if (huge && (ret == -EEXIST || ret == -ENOSPC)) {
+	chunk = max(*start, round_down(first, SHMEM_GUEST_CHUNK));
+	huge = shmem_guest_wants_huge(inode, chunk, end);
+	if (huge && shmem_guest_range_allocated(inode, chunk, end)) {
+		ret = shmem_guest_collapse(inode, chunk, end);
+		again = ret && ret != -EINTR;
+	} else {
+		/* What was there up to the first hole may be gone. */
+		ret = shmem_guest_map(inode, huge ? chunk : first, end, huge);
+		again = huge && (ret == -EEXIST || ret == -ENOSPC);
+	}
+	/* What can't be had as a whole may be had page by page. */
+	if (again) {
 		ret = shmem_guest_find_hole(mapping, &first, end);
 		if (!ret && first < end)
 			ret = shmem_guest_map(inode, first, end, false);
@@ -596,6 +813,30 @@ put:
 	return ret;
 }
 
+/* Free [start, end), with invalidate_lock held, if it is one folio. */
+static bool shmem_guest_remove_folio(struct address_space *mapping, pgoff_t start,
+				     pgoff_t end)
+{
+	struct folio *folio = filemap_lock_folio(mapping, start);
+	bool removed;
+
+	if (IS_ERR(folio))
+		return false;
+
+	removed = folio->index == start && folio_next_index(folio) == end;
+	if (removed) {
+		folio_clear_dirty(folio);
+		filemap_remove_folio(folio);
+	}
+	folio_unlock(folio);
+
+	/* It may be new, and others hold one until there are more to add to a list. */
+	if (removed)
+		lru_add_drain();
+	folio_put(folio);
+	return removed;
+}
+
 /*
  * Free what is allocated in [start, end), with invalidate_lock held.  It's within a
  * chunk, so if there's a folio of many pages that is all there is.
@@ -605,6 +846,10 @@ static void shmem_guest_remove(struct inode *inode, pgoff_t start, pgoff_t end)
 	struct address_space *mapping = inode->i_mapping;
 	struct folio_batch fbatch;
 	int i;
+
+	/* What is a batch for many takes longer for one. */
+	if (shmem_guest_remove_folio(mapping, start, end))
+		goto done;
 
 	folio_batch_init(&fbatch);
 	/* With a reference on them they aren't split any more. */
@@ -619,7 +864,7 @@ static void shmem_guest_remove(struct inode *inode, pgoff_t start, pgoff_t end)
 		folio_batch_release(&fbatch);
 		cond_resched();
 	}
-
+done:
 	shmem_recalc_inode(inode, 0, 0);
 }
 

@@ -15,6 +15,7 @@ static inline bool shmem_guest_sealed(struct inode *inode)
 
 /* In shmem.c */
 void shmem_recalc_inode(struct inode *inode, long alloced, long swapped);
+void shmem_update_stats(struct folio *folio, int nr_pages);
 struct folio *shmem_alloc_folio(gfp_t gfp, int order,
 				struct shmem_inode_info *info, pgoff_t index);
 struct folio *shmem_add_new_folio(struct folio *folio, gfp_t gfp,

@@ -37,9 +37,19 @@ uint64_t private_memory_skip(const MemoryRegion *mr, uint64_t *offset,
     return size;
 }
 
+bool private_memory_usable(PrivateMemory *pm)
+{
+    g_assert_not_reached();
+}
+
 bool private_memory_is_final(Error **errp)
 {
     return false;
+}
+
+bool private_memory_is_resettable(Error **errp)
+{
+    return true;
 }
 
 bool private_memory_watch_dma;

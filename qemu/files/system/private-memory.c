@@ -910,6 +910,11 @@ bool private_memory_usable(PrivateMemory *pm)
     return !pm->unusable;
 }
 
+void private_memory_set_unusable(PrivateMemory *pm)
+{
+    pm->unusable = true;
+}
+
 void private_memory_set_final(PrivateMemory *pm, const uint8_t *measurement,
                               size_t size)
 {
@@ -924,20 +929,31 @@ void private_memory_set_final(PrivateMemory *pm, const uint8_t *measurement,
     pm->measurement = g_strdup(hex->str);
 }
 
+static bool private_memory_has_final(void)
+{
+    PrivateMemory *pm = current_machine ? current_machine->private_memory : NULL;
+
+    return pm && pm->measurement;
+}
+
 bool private_memory_is_final(Error **errp)
 {
-    PrivateMemory *pm;
-
-    if (!current_machine) {
-        return false;
-    }
-    pm = current_machine->private_memory;
-    if (!pm || !pm->measurement) {
+    if (!private_memory_has_final()) {
         return false;
     }
     error_setg(errp, "the guest is protected: QEMU has no access to the state "
                "of its CPUs");
     return true;
+}
+
+bool private_memory_is_resettable(Error **errp)
+{
+    if (!private_memory_has_final()) {
+        return true;
+    }
+    error_setg(errp, "the guest is protected: QEMU can't reset it, only be "
+               "started again");
+    return false;
 }
 
 int private_memory_fd(const MemoryRegion *mr)

@@ -15,12 +15,16 @@ struct guest_memory_notifier;
  * @GUEST_MEMORY_ERROR: pages are lost to a hardware memory error
  * @GUEST_MEMORY_FILL: pages are about to be allocated with a given content, which
  *	is like @GUEST_MEMORY_MAP but for who has to allow it
+ * @GUEST_MEMORY_COLLAPSE: pages are about to be allocated, and those between them to
+ *	be moved along with their content, so that all of them are in one folio.  None
+ *	of the latter is ever found not to be allocated.
  */
 enum guest_memory_event {
 	GUEST_MEMORY_MAP,
 	GUEST_MEMORY_UNMAP,
 	GUEST_MEMORY_ERROR,
 	GUEST_MEMORY_FILL,
+	GUEST_MEMORY_COLLAPSE,
 };
 
 /**
@@ -28,6 +32,7 @@ enum guest_memory_event {
  * @page_allocated: Is there a page at @index?  Must not sleep; the answer is
  *	only stable while the user holds off begin/end of an event.
  * @range_allocated: Is there any page in [@start, @end)?  Otherwise the same.
+ * @range_has_hole: Is there any page missing in [@start, @end)?  Otherwise the same.
  * @page_order: What is the order of the folio that has the page at @index, 0 or
  *	PMD_ORDER?  0 if there is no page, or if one of the folio's is lost.
  *	Otherwise the same.
@@ -40,6 +45,7 @@ enum guest_memory_event {
 struct guest_memory_ops {
 	bool (*page_allocated)(struct inode *inode, pgoff_t index);
 	bool (*range_allocated)(struct inode *inode, pgoff_t start, pgoff_t end);
+	bool (*range_has_hole)(struct inode *inode, pgoff_t start, pgoff_t end);
 	int (*page_order)(struct inode *inode, pgoff_t index);
 	struct folio *(*get_folio)(struct inode *inode, pgoff_t index);
 	struct folio *(*get_folio_nowait)(struct inode *inode, pgoff_t index);
@@ -129,6 +135,7 @@ void guest_memory_unregister_locked(struct file *file,
 				    struct guest_memory_notifier *notifier);
 bool guest_memory_page_allocated(struct file *file, pgoff_t index);
 bool guest_memory_range_allocated(struct file *file, pgoff_t start, pgoff_t end);
+bool guest_memory_range_has_hole(struct file *file, pgoff_t start, pgoff_t end);
 int guest_memory_page_order(struct file *file, pgoff_t index);
 struct folio *guest_memory_get_folio(struct file *file, pgoff_t index);
 struct folio *guest_memory_get_folio_nowait(struct file *file, pgoff_t index);

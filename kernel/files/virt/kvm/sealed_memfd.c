@@ -30,7 +30,8 @@
  *
  * - Reads take no lock and never wait.  A private page is read with a reference
  *   on it, so its memory isn't anything else's yet; if it is no longer in the file
- *   after that, what was read does not count.  A shared page is read through its
+ *   after that, what was read does not count, and the page is looked for again: it
+ *   may be shared now, or may have moved.  A shared page is read through its
  *   hva; if there is a private one after that, what was read does not count
  *   either.  Only who asks for one half, and finds the other, waits to see whether
  *   that is going to change.
@@ -219,7 +220,18 @@ static void kvm_sealed_memfd_prepare(struct guest_memory_notifier *notifier)
 /* Is it the private half that comes into force? */
 static bool kvm_sealed_memfd_is_map(enum guest_memory_event event)
 {
-	return event == GUEST_MEMORY_MAP || event == GUEST_MEMORY_FILL;
+	return event == GUEST_MEMORY_MAP || event == GUEST_MEMORY_FILL ||
+	       event == GUEST_MEMORY_COLLAPSE;
+}
+
+/* What is mapped of which half must not be any more? */
+static enum kvm_gfn_range_filter kvm_sealed_memfd_filter(enum guest_memory_event event)
+{
+	/* Private pages move. */
+	if (event == GUEST_MEMORY_COLLAPSE)
+		return KVM_FILTER_SHARED | KVM_FILTER_PRIVATE;
+
+	return kvm_sealed_memfd_is_map(event) ? KVM_FILTER_SHARED : KVM_FILTER_PRIVATE;
 }
 
 static int kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
@@ -253,9 +265,7 @@ static int kvm_sealed_memfd_begin(struct guest_memory_notifier *notifier,
 			.start = kvm_sealed_memfd_gfn(slot, start),
 			.end = kvm_sealed_memfd_gfn(slot, end),
 			.may_block = event != GUEST_MEMORY_ERROR,
-			/* The half that is to go out of force. */
-			.attr_filter = kvm_sealed_memfd_is_map(event) ?
-				       KVM_FILTER_SHARED : KVM_FILTER_PRIVATE,
+			.attr_filter = kvm_sealed_memfd_filter(event),
 		};
 
 		trace_kvm_sealed_memfd_begin(event, range.start, range.end);
@@ -354,6 +364,14 @@ static bool kvm_sealed_memfd_range_allocated(const struct kvm_memory_slot *slot,
 	return guest_memory_range_allocated(slot->gmem.file,
 					    kvm_sealed_memfd_index(slot, start),
 					    kvm_sealed_memfd_index(slot, end));
+}
+
+static bool kvm_sealed_memfd_range_has_hole(const struct kvm_memory_slot *slot,
+					    gfn_t start, gfn_t end)
+{
+	return guest_memory_range_has_hole(slot->gmem.file,
+					   kvm_sealed_memfd_index(slot, start),
+					   kvm_sealed_memfd_index(slot, end));
 }
 
 static int kvm_sealed_memfd_wait(const struct kvm_memory_slot *slot, bool interruptible)
@@ -498,6 +516,7 @@ static const struct kvm_gmem_ops kvm_sealed_memfd_ops = {
 	.get_pfn		= kvm_sealed_memfd_get_pfn,
 	.page_allocated		= kvm_sealed_memfd_page_allocated,
 	.range_allocated	= kvm_sealed_memfd_range_allocated,
+	.range_has_hole		= kvm_sealed_memfd_range_has_hole,
 	.wait			= kvm_sealed_memfd_wait,
 };
 
@@ -702,6 +721,7 @@ int kvm_sealed_memfd_read_private(const struct kvm_memory_slot *slot, gfn_t gfn,
 	bool valid;
 	int r;
 
+again:
 	folio = guest_memory_get_folio_nowait(file, kvm_sealed_memfd_index(slot, gfn));
 	if (folio == ERR_PTR(-EAGAIN)) {
 		memset(data, 0, len);
@@ -717,7 +737,10 @@ int kvm_sealed_memfd_read_private(const struct kvm_memory_slot *slot, gfn_t gfn,
 	kunmap_local(kaddr);
 	valid = guest_memory_folio_valid(file, folio);
 	folio_put(folio);
-	return valid ? r : -ENOENT;
+	/* It may have moved. */
+	if (!valid)
+		goto again;
+	return r;
 }
 
 /* Returns -EAGAIN if the page has just become private. */
@@ -1368,13 +1391,18 @@ void kvm_sealed_memfd_unmap_copy(struct kvm *kvm, struct kvm_host_map *map,
  *
  * Until kvm_sealed_memfd_start_replace() the memfd knows nothing of it.
  *
- * Context: Process context, slots_lock held.
+ * Context: Process context, slots_lock held, not after
+ *	kvm_sealed_memfd_require_consent().
  * Return: 0, or -ENOMEM.
  */
 int kvm_sealed_memfd_prepare_replace(const struct kvm_memory_slot *old,
 				     struct kvm_memory_slot *new)
 {
 	struct kvm_sealed_memfd *sealed;
+
+	/* Two would have the same bitmap. */
+	if (WARN_ON_ONCE(old->gmem.sealed->released))
+		return -EIO;
 
 	sealed = kmemdup(old->gmem.sealed, sizeof(*sealed), GFP_KERNEL_ACCOUNT);
 	if (!sealed)
@@ -1392,20 +1420,6 @@ int kvm_sealed_memfd_prepare_replace(const struct kvm_memory_slot *old,
 	new->gmem.pgoff = kvm_sealed_memfd_index(old, new->base_gfn);
 	new->gmem.sealed = sealed;
 	return 0;
-}
-
-/**
- * kvm_sealed_memfd_requires_consent - does it take a guest to free private pages?
- * @slot: memslot with a sealed memfd
- *
- * Such a memslot stays as it is.
- *
- * Context: Process context, slots_lock held.
- * Return: true after kvm_sealed_memfd_require_consent().
- */
-bool kvm_sealed_memfd_requires_consent(const struct kvm_memory_slot *slot)
-{
-	return slot->gmem.sealed->released;
 }
 
 /**

@@ -275,10 +275,6 @@ static int kvm_check_replaceable(struct kvm *kvm, const struct kvm_memory_slot *
 	if ((slot->flags & KVM_MEM_GUEST_MEMFD) && !kvm_slot_has_sealed_memfd(slot))
 		return -EOPNOTSUPP;
 
-	/* In protected VMs that are final. */
-	if (kvm_slot_has_sealed_memfd(slot) && kvm_sealed_memfd_requires_consent(slot))
-		return -EPERM;
-
 	/* What the rings hold is in terms of the old memslots. */
 	if ((slot->flags & KVM_MEM_LOG_DIRTY_PAGES) && kvm->dirty_ring_size)
 		return -EOPNOTSUPP;

@@ -62,26 +62,55 @@ static bool x86_protected_load(MachineState *ms, hwaddr addr, const void *data,
     return true;
 }
 
-static void x86_protected_add_e820(uint8_t *params, uint64_t start,
-                                   uint64_t end, uint32_t type)
+/* Private pages have been loaded already, and stay as they are. */
+static bool x86_protected_is_free(hwaddr addr, size_t size, const char *what,
+                                  Error **errp)
+{
+    hwaddr end = addr + size;
+
+    for (; addr < end; addr += TARGET_PAGE_SIZE) {
+        MemoryRegionSection section = memory_region_find(get_system_memory(),
+                                                         addr, 1);
+        bool taken = section.mr && section.mr->ram_block &&
+                     private_memory_contains(section.mr,
+                                             section.offset_within_region);
+
+        memory_region_unref(section.mr);
+        if (taken) {
+            error_setg(errp, "there is no place for %s: something else is "
+                       "loaded to 0x%" HWADDR_PRIx, what, addr);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool x86_protected_add_e820(uint8_t *params, uint64_t start,
+                                   uint64_t end, uint32_t type, Error **errp)
 {
     uint8_t n = params[PARAMS_E820_ENTRIES];
     uint8_t *entry = params + PARAMS_E820 + n * PARAMS_E820_SIZE;
 
-    if (start >= end || n == PARAMS_E820_MAX) {
-        return;
+    if (start >= end) {
+        return true;
+    }
+    if (n == PARAMS_E820_MAX) {
+        error_setg(errp, "the memory map has more than %d entries",
+                   PARAMS_E820_MAX);
+        return false;
     }
     stq_le_p(entry, start);
     stq_le_p(entry + 8, end - start);
     stl_le_p(entry + 16, type);
     params[PARAMS_E820_ENTRIES] = n + 1;
+    return true;
 }
 
 /*
  * Linux takes for shared what is reserved below 1 MiB, and looks there for
  * tables.  All of it is private memory that keeps its content: NVS.
  */
-static void x86_protected_set_e820(uint8_t *params)
+static bool x86_protected_set_e820(uint8_t *params, Error **errp)
 {
     struct e820_entry *table;
     int i, n = e820_get_table(&table);
@@ -92,15 +121,21 @@ static void x86_protected_set_e820(uint8_t *params)
         uint32_t type = le32_to_cpu(table[i].type);
 
         if (!start && type == E820_RAM) {
-            x86_protected_add_e820(params, 0, LOW_END, E820_RAM);
-            x86_protected_add_e820(params, NVS_ADDR, 1 * MiB, E820_NVS);
+            if (!x86_protected_add_e820(params, 0, LOW_END, E820_RAM, errp) ||
+                !x86_protected_add_e820(params, NVS_ADDR, 1 * MiB, E820_NVS,
+                                        errp)) {
+                return false;
+            }
             start = 1 * MiB;
         }
-        x86_protected_add_e820(params, start, end, type);
+        if (!x86_protected_add_e820(params, start, end, type, errp)) {
+            return false;
+        }
     }
-    x86_protected_add_e820(params, MCH_HOST_BRIDGE_PCIEXBAR_DEFAULT,
-                           MCH_HOST_BRIDGE_PCIEXBAR_DEFAULT +
-                           MCH_HOST_BRIDGE_PCIEXBAR_MAX, E820_RESERVED);
+    return x86_protected_add_e820(params, MCH_HOST_BRIDGE_PCIEXBAR_DEFAULT,
+                                  MCH_HOST_BRIDGE_PCIEXBAR_DEFAULT +
+                                  MCH_HOST_BRIDGE_PCIEXBAR_MAX, E820_RESERVED,
+                                  errp);
 }
 
 /* Flat 32-bit mode, without paging */
@@ -137,7 +172,13 @@ void x86_protected_reset(X86MachineState *x86ms)
     g_autofree uint8_t *params = NULL;
     g_autoptr(GArray) tables = NULL;
     uint8_t gdt_le[sizeof(gdt)];
+    Error *err = NULL;
     int i;
+
+    if (!private_memory_usable(ms->private_memory)) {
+        /* It has been said why. */
+        return;
+    }
 
     if (!x86ms->boot_params) {
         error_report("private-memory-protected requires a kernel that is a "
@@ -146,12 +187,21 @@ void x86_protected_reset(X86MachineState *x86ms)
     }
     params = g_memdup2(x86ms->boot_params, PARAMS_SIZE);
     tables = acpi_build_in_place(TABLES_ADDR);
-    if (tables->len > TABLES_END - TABLES_ADDR) {
-        error_report("ACPI tables are too large: %u bytes", tables->len);
-        exit(EXIT_FAILURE);
-    }
     stq_le_p(params + PARAMS_RSDP, TABLES_ADDR);
-    x86_protected_set_e820(params);
+    if (tables->len > TABLES_END - TABLES_ADDR) {
+        error_setg(&err, "ACPI tables are too large: %u bytes", tables->len);
+    } else if (x86_protected_set_e820(params, &err) &&
+               x86_protected_is_free(PARAMS_ADDR, PARAMS_SIZE,
+                                     "boot parameters", &err) &&
+               x86_protected_is_free(GDT_ADDR, sizeof(gdt_le),
+                                     "the descriptor table", &err)) {
+        x86_protected_is_free(TABLES_ADDR, tables->len, "ACPI tables", &err);
+    }
+    if (err) {
+        error_report_err(err);
+        private_memory_set_unusable(ms->private_memory);
+        return;
+    }
     for (i = 0; i < ARRAY_SIZE(gdt); i++) {
         stq_le_p(gdt_le + i * 8, gdt[i]);
     }

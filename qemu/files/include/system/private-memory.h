@@ -165,6 +165,14 @@ void private_memory_refuse(PrivateMemory *pm);
 bool private_memory_usable(PrivateMemory *pm);
 
 /**
+ * private_memory_set_unusable: What the guest needs can't be loaded
+ * @pm: the private half of the machine's RAM
+ *
+ * It can't run then until the next reset.
+ */
+void private_memory_set_unusable(PrivateMemory *pm);
+
+/**
  * private_memory_reset_step: Free private memory for some milliseconds
  * @pm: the private half of the machine's RAM
  *
@@ -238,5 +246,11 @@ void private_memory_set_final(PrivateMemory *pm, const uint8_t *measurement,
  * @errp: set if so, for those who need it
  */
 bool private_memory_is_final(Error **errp);
+
+/**
+ * private_memory_is_resettable: Can the guest be reset?
+ * @errp: set if it can't, as it is protected and final
+ */
+bool private_memory_is_resettable(Error **errp);
 
 #endif

@@ -127,7 +127,8 @@ struct kvm_measurement_msr {
 /* KVM_MEASUREMENT_PAGE, in ascending order, those that are not all 0 */
 struct kvm_measurement_page {
 	__u64 gpa;
-	__u8 content[4096];
+	/* The SHA-384 of the page */
+	__u8 digest[48];
 };
 
 #endif /* _ASM_X86_KVM_MEASUREMENT_H */

@@ -25,6 +25,7 @@
 #include <linux/unaligned.h>
 
 #include <asm/kvm_measurement.h>
+#include <asm/sha384_4x.h>
 
 #include "cpuid.h"
 #include "hyperv.h"
@@ -47,7 +48,7 @@ struct kvm_launch {
 	u8 key[KVM_SEALING_KEY_SIZE];
 };
 
-/* What a vCPU's records, and pages, are made in */
+/* What a vCPU's records, and those of pages, are made in */
 struct kvm_measurement_buffer {
 	struct kvm_regs regs;
 	struct kvm_sregs2 sregs;
@@ -55,13 +56,16 @@ struct kvm_measurement_buffer {
 	struct kvm_vcpu_events events;
 	struct kvm_lapic_state lapic;
 	struct kvm_measurement_cpuid cpuid[KVM_MAX_CPUID_ENTRIES];
-	struct kvm_measurement_page page;
+	struct kvm_measurement_page pages[SHA384_LANES];
+	u8 contents[SHA384_LANES][PAGE_SIZE];
 };
 
 struct kvm_measurement_stream {
 	struct kvm *kvm;
 	struct shash_desc *desc;
 	struct kvm_measurement_buffer *buffer;
+	/* Pages in the buffer, which have no record yet */
+	unsigned int nr_pages;
 	/* A copy for userspace, of all but pages */
 	u8 __user *log;
 	u64 log_size;
@@ -492,21 +496,59 @@ static int measure_vcpus(struct kvm_measurement_stream *stream)
 	return 0;
 }
 
+/* Several at once where possible: this is what takes time when a VM is finalized. */
+static int hash_pages(struct kvm_measurement_stream *stream)
+{
+	struct kvm_measurement_buffer *buffer = stream->buffer;
+	const u8 *contents[SHA384_LANES];
+	u8 *digests[SHA384_LANES];
+	int i, r = 0;
+
+	for (i = 0; i < SHA384_LANES; i++) {
+		contents[i] = buffer->contents[i];
+		digests[i] = buffer->pages[i].digest;
+	}
+
+	if (stream->nr_pages == SHA384_LANES && sha384_4x(contents, PAGE_SIZE, digests))
+		return 0;
+
+	for (i = 0; i < stream->nr_pages && !r; i++)
+		r = crypto_shash_tfm_digest(stream->desc->tfm, contents[i], PAGE_SIZE,
+					    digests[i]);
+	return r;
+}
+
+static int put_pages(struct kvm_measurement_stream *stream)
+{
+	int i, r;
+
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	cond_resched();
+
+	r = hash_pages(stream);
+	for (i = 0; i < stream->nr_pages && !r; i++)
+		r = stream_record(stream, KVM_MEASUREMENT_PAGE, &stream->buffer->pages[i],
+				  sizeof(stream->buffer->pages[i]));
+	stream->nr_pages = 0;
+	return r;
+}
+
 static int measure_page(struct kvm_measurement_stream *stream,
 			const struct kvm_memory_slot *slot, gfn_t gfn)
 {
-	struct kvm_measurement_page *page = &stream->buffer->page;
+	u8 *content = stream->buffer->contents[stream->nr_pages];
 	int r;
 
-	r = kvm_sealed_memfd_read_private(slot, gfn, page->content, 0, PAGE_SIZE);
+	r = kvm_sealed_memfd_read_private(slot, gfn, content, 0, PAGE_SIZE);
 	/* That a page of zeroes is there already makes no difference to the guest. */
-	if (r == -ENOENT || (!r && !memchr_inv(page->content, 0, PAGE_SIZE)))
+	if (r == -ENOENT || (!r && !memchr_inv(content, 0, PAGE_SIZE)))
 		return 0;
 	if (r)
 		return r;
 
-	page->gpa = gfn_to_gpa(gfn);
-	return stream_record(stream, KVM_MEASUREMENT_PAGE, page, sizeof(*page));
+	stream->buffer->pages[stream->nr_pages++].gpa = gfn_to_gpa(gfn);
+	return stream->nr_pages == SHA384_LANES ? put_pages(stream) : 0;
 }
 
 static int measure_slot_pages(struct kvm_measurement_stream *stream,
@@ -543,7 +585,7 @@ static int measure_pages(struct kvm_measurement_stream *stream)
 		if (r)
 			return r;
 	}
-	return 0;
+	return put_pages(stream);
 }
 
 static int measure(struct kvm_measurement_stream *stream, u8 *measurement)

@@ -12,6 +12,7 @@
  */
 #include <linux/kvm_host.h>
 #include <linux/kvm_sealed_memfd.h>
+#include <linux/perf_event.h>
 #include <linux/uaccess.h>
 #include <kvm/iodev.h>
 
@@ -451,25 +452,43 @@ static int __kvm_finalize_vm(struct kvm *kvm, struct kvm_x86_finalize_vm *arg)
 	if (kvm_is_accessing_memory(kvm))
 		return -EINVAL;
 
+	r = perf_hide_guest();
+	if (r)
+		return r;
+
 	mutex_lock(&kvm->slots_lock);
 	r = has_dirty_logging(kvm) ? -EINVAL : kvm_sealed_memfd_require_consent(kvm);
 	mutex_unlock(&kvm->slots_lock);
 	if (r)
-		return r;
+		goto err_perf;
 
 	reset_interrupt_controllers(kvm);
 
 	/* From here on private memory keeps its content. */
 	r = kvm_measure_launch(kvm, arg);
-	if (r) {
-		mutex_lock(&kvm->slots_lock);
-		kvm_sealed_memfd_waive_consent(kvm);
-		mutex_unlock(&kvm->slots_lock);
-		return r;
-	}
+	if (r)
+		goto err_consent;
 
 	WRITE_ONCE(kvm->arch.finalized, true);
 	return 0;
+
+err_consent:
+	mutex_lock(&kvm->slots_lock);
+	kvm_sealed_memfd_waive_consent(kvm);
+	mutex_unlock(&kvm->slots_lock);
+err_perf:
+	perf_unhide_guest();
+	return r;
+}
+
+/**
+ * kvm_protected_destroy_vm - undo what finalizing the VM has done to the host
+ * @kvm: the VM, all of whose vCPUs are gone
+ */
+void kvm_protected_destroy_vm(struct kvm *kvm)
+{
+	if (kvm_is_finalized(kvm))
+		perf_unhide_guest();
 }
 
 /**

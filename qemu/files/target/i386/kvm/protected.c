@@ -10,6 +10,7 @@
 
 #include "qemu/osdep.h"
 #include <sys/syscall.h>
+#include <linux/keyctl.h>
 #include <linux/kvm.h>
 #include <asm/kvm_measurement.h>
 #include "qemu/cutils.h"
@@ -33,8 +34,19 @@ static int kvm_launch_log_fd = -1;
 /* Records for it, which KVM's log lacks */
 static GByteArray *kvm_launch_pages;
 
+/*
+ * What these records are: KVM measures the hashes of pages, but who computes
+ * the measurement for another kernel needs their content.
+ */
+#define LAUNCH_LOG_CONTENT 0x100
+
+struct launch_log_content {
+    uint64_t gpa;
+    uint8_t content[4096];
+};
+
 /* It's given as such, or as TYPE:NAME. */
-static bool kvm_find_key(const char *key, int *serial, Error **errp)
+static bool kvm_look_up_key(const char *key, int *serial, Error **errp)
 {
     g_autofree char *type = NULL;
     const char *name = strchr(key, ':');
@@ -56,6 +68,47 @@ static bool kvm_find_key(const char *key, int *serial, Error **errp)
     }
     *serial = ret;
     return true;
+}
+
+/*
+ * KVM looks at the key when the guest becomes final.  It may be another one by
+ * then, but who has got it wrong wants to know now.
+ */
+static bool kvm_check_key(const char *key, int serial, Error **errp)
+{
+    static const char *const types[] = {
+        "encrypted", "logon", "trusted", NULL
+    };
+    /* TYPE;UID;GID;PERMISSIONS;NAME: more than it can be */
+    g_autofree char *description = g_malloc0(8192);
+
+    if (syscall(__NR_keyctl, KEYCTL_DESCRIBE, serial, description,
+                8192) >= 0) {
+        description[strcspn(description, ";")] = '\0';
+        if (!g_strv_contains(types, description)) {
+            error_setg(errp, "private-memory-key='%s' is of type %s, not %s, "
+                       "%s or %s, which can't be read back", key, description,
+                       types[0], types[1], types[2]);
+            return false;
+        }
+    } else if (errno != EACCES) {
+        error_setg_errno(errp, errno, "private-memory-key='%s'", key);
+        return false;
+    }
+
+    /* What KVM needs is leave to search it, whatever that is in keys. */
+    if (syscall(__NR_keyctl, KEYCTL_SEARCH, serial, "user", "-", 0) < 0 &&
+        errno != ENOTDIR) {
+        error_setg_errno(errp, errno, "private-memory-key='%s'", key);
+        return false;
+    }
+    return true;
+}
+
+static bool kvm_find_key(const char *key, int *serial, Error **errp)
+{
+    return kvm_look_up_key(key, serial, errp) &&
+           kvm_check_key(key, *serial, errp);
 }
 
 static void kvm_put_state(CPUState *cpu, run_on_cpu_data data)
@@ -87,8 +140,8 @@ void kvm_launch_log_reset(void)
 void kvm_launch_log_add(hwaddr addr, const void *data, size_t size)
 {
     const struct kvm_measurement_record record = {
-        .type = KVM_MEASUREMENT_PAGE,
-        .len = sizeof(struct kvm_measurement_page),
+        .type = LAUNCH_LOG_CONTENT,
+        .len = sizeof(struct launch_log_content),
     };
     size_t n;
 
@@ -96,7 +149,7 @@ void kvm_launch_log_add(hwaddr addr, const void *data, size_t size)
         return;
     }
     for (; size; addr += n, data += n, size -= n) {
-        struct kvm_measurement_page page = { .gpa = addr };
+        struct launch_log_content page = { .gpa = cpu_to_le64(addr) };
 
         n = MIN(size, sizeof(page.content));
         memcpy(page.content, data, n);
@@ -105,14 +158,15 @@ void kvm_launch_log_add(hwaddr addr, const void *data, size_t size)
     }
 }
 
-/* Pages come last, in spite of the log's END: order makes no difference. */
+/* These come last, in spite of the log's END: order makes no difference. */
 static bool kvm_write_launch_log(const void *log, size_t size, Error **errp)
 {
-    GByteArray *pages = kvm_launch_pages;
+    g_autoptr(GByteArray) pages = kvm_launch_pages;
     int fd = kvm_launch_log_fd;
     int err = 0;
 
     kvm_launch_log_fd = -1;
+    kvm_launch_pages = NULL;
     if (qemu_write_full(fd, log, size) != size ||
         qemu_write_full(fd, pages->data, pages->len) != pages->len) {
         err = errno;

@@ -209,7 +209,21 @@ TEST_F(huge, around_what_is_allocated)
 	ASSERT_EQ(0, fallocate(self->fd, 0, 0, huge_size));
 	EXPECT_TRUE(range_is(self->fd, 0, huge_size, true));
 	EXPECT_EQ(huge_size / page_size, nr_allocated(self->fd));
-	EXPECT_HUGE(0);
+	EXPECT_HUGE(1);
+
+	/* One after the other, and with more than a huge page */
+	ASSERT_EQ(0, fallocate(self->fd, 0, 2 * huge_size, huge_size / 2));
+	ASSERT_EQ(0, fallocate(self->fd, 0, 5 * huge_size / 2, huge_size / 2));
+	EXPECT_HUGE(1);
+	ASSERT_EQ(0, fallocate(self->fd, 0, 2 * huge_size, huge_size));
+	EXPECT_HUGE(1);
+	ASSERT_EQ(0, fallocate(self->fd, 0, 5 * huge_size, page_size));
+	ASSERT_EQ(0, fallocate(self->fd, 0, 5 * huge_size - page_size,
+			       huge_size + 2 * page_size));
+	EXPECT_TRUE(range_is(self->fd, 5 * huge_size - page_size,
+			     6 * huge_size + page_size, true));
+	EXPECT_EQ(3 * huge_size / page_size + 2, nr_allocated(self->fd));
+	EXPECT_HUGE(2);
 }
 
 TEST_F(huge, punch_a_part)
@@ -240,13 +254,17 @@ TEST_F(huge, punch_a_part)
 			EXPECT_TRUE(range_is(self->fd, end, 2 * huge_size, true));
 		EXPECT_HUGE(0);
 
-		/* What comes back comes page by page. */
-		ASSERT_EQ(0, fallocate(self->fd, 0, huge_size, huge_size));
+		/* What comes back alone stays a small page, else all become huge. */
+		if (i % 2) {
+			ASSERT_EQ(0, fallocate(self->fd, 0, start, end - start));
+			EXPECT_HUGE(0);
+		} else {
+			ASSERT_EQ(0, fallocate(self->fd, 0, huge_size, huge_size));
+			EXPECT_HUGE(1);
+		}
 		EXPECT_EQ(pages, nr_allocated(self->fd));
 		EXPECT_TRUE(range_is(self->fd, huge_size, 2 * huge_size, true));
-		EXPECT_HUGE(0);
 
-		/* But not if nothing is left. */
 		ASSERT_EQ(0, fallocate(self->fd, PUNCH, huge_size, huge_size));
 		EXPECT_EQ(0, nr_allocated(self->fd));
 	}
@@ -457,6 +475,37 @@ TEST_F(always_huge, allocation_fails)
 	EXPECT_LT(0, nr_small);
 }
 
+/* Without memory for a huge page what is missing of it is small. */
+TEST_F(always_huge, collapse_fails)
+{
+	unsigned int nth, nr_small = 0;
+	bool failed = true;
+	int ret;
+
+	if (!inject_faults())
+		SKIP(return, "No fault injection");
+
+	for (nth = 1; failed && nth < 50; nth++) {
+		ASSERT_EQ(0, fallocate(self->fd, 0, 0, page_size));
+		ASSERT_EQ(0, fallocate(self->fd, 0, 2 * page_size,
+				       huge_size - 2 * page_size));
+		failed = fail_nth(_metadata, self->fd, 0, 0, huge_size, nth, &ret);
+		if (!ret) {
+			EXPECT_TRUE(range_is(self->fd, 0, huge_size, true));
+			EXPECT_EQ(huge_size / page_size, nr_allocated(self->fd));
+			nr_small += nr_huge_pages() == self->nr_huge;
+		} else {
+			EXPECT_EQ(ENOMEM, ret);
+			EXPECT_TRUE(range_is(self->fd, page_size, 2 * page_size, false));
+			EXPECT_EQ(huge_size / page_size - 1, nr_allocated(self->fd));
+		}
+		ASSERT_EQ(0, fallocate(self->fd, PUNCH, 0, huge_size));
+		EXPECT_EQ(0, nr_allocated(self->fd));
+	}
+	EXPECT_FALSE(failed);
+	EXPECT_LT(0, nr_small);
+}
+
 /* To free a part takes memory, and without it nothing is freed. */
 TEST_F(always_huge, split_fails)
 {
@@ -511,6 +560,18 @@ static void *convert_pages(void *data)
 	return NULL;
 }
 
+static void *convert_first_page(void *data)
+{
+	FIXTURE_DATA(always_huge) *self = data;
+
+	while (!self->stop) {
+		if (fallocate(self->fd, 0, huge_size, page_size) ||
+		    fallocate(self->fd, PUNCH, huge_size, page_size))
+			self->failed = errno;
+	}
+	return NULL;
+}
+
 static void *split_pages(void *data)
 {
 	FIXTURE_DATA(always_huge) *self = data;
@@ -555,6 +616,33 @@ TEST_F(always_huge, conversions)
 
 	ASSERT_EQ(0, fallocate(self->fd, PUNCH, 0, 4 * huge_size));
 	EXPECT_EQ(0, nr_allocated(self->fd));
+}
+
+/* The first page of what becomes a huge one comes and goes, as nobody else's does. */
+TEST_F(always_huge, first_page_changes)
+{
+	const off_t last = 2 * huge_size - page_size;
+	pthread_t thread;
+	unsigned int i;
+
+	ASSERT_EQ(0, fallocate(self->fd, 0, 2 * huge_size, huge_size));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, convert_first_page, self));
+	for (i = 0; i < 500; i++) {
+		ASSERT_EQ(0, fallocate(self->fd, 0, huge_size, huge_size));
+		ASSERT_EQ(0, fallocate(self->fd, PUNCH, last, page_size));
+		EXPECT_TRUE(range_is(self->fd, huge_size + page_size, last, true));
+		EXPECT_TRUE(range_is(self->fd, last, last + page_size, false));
+		EXPECT_TRUE(range_is(self->fd, 0, huge_size, false));
+		ASSERT_EQ(0, fallocate(self->fd, PUNCH, huge_size + page_size,
+				       huge_size - page_size));
+	}
+	self->stop = true;
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(0, self->failed);
+
+	ASSERT_EQ(0, fallocate(self->fd, PUNCH, huge_size, huge_size));
+	EXPECT_EQ(huge_size / page_size, nr_allocated(self->fd));
+	EXPECT_TRUE(range_is(self->fd, 2 * huge_size, 3 * huge_size, true));
 }
 
 TEST_HARNESS_MAIN

@@ -167,6 +167,22 @@ static inline void pvm_create(struct pvm *pvm, unsigned long type, unsigned int 
 	map_both(pvm->vm, APIC_DEFAULT_GPA, 1, pvm->bit);
 }
 
+/*
+ * The library has pointers of the host's in the guest's memory, for ucalls.  Without
+ * them one VM's is like another's.
+ */
+static inline void pvm_clear_pointers(struct pvm *pvm)
+{
+	struct userspace_mem_region *region = memslot2region(pvm->vm, 0);
+	uint64_t *mem = region->host_mem;
+	uint64_t i, size = region->region.memory_size;
+
+	for (i = 0; i < size / sizeof(*mem); i++) {
+		if (mem[i] - (uint64_t)mem < size)
+			mem[i] = 0;
+	}
+}
+
 /* What is in slot 0 becomes the guest's initial content. */
 static inline void pvm_load(struct pvm *pvm)
 {

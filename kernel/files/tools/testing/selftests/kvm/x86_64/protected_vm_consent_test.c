@@ -3,16 +3,17 @@
  * Protected VMs: private pages are taken away, or given content, with the guest's
  * consent only, whoever has a descriptor of the file; and each has one place.
  */
+#include <asm/kvm_measurement.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/wait.h>
 
-#include "hyperv.h"
 #include "protected_vm.h"
 #include "protected_vm_ap.h"
 #include "sealed_memfd_huge.h"
+#include "sealed_memfd_isolation.h"
 
 #define VALUE	0x600df00d600df00dul
 
@@ -33,30 +34,10 @@ static uint64_t guest_ask(uint64_t gpa, uint64_t nr_pages, uint64_t attrs, uint6
 	return kvm_hypercall(KVM_HC_MAP_GPA_RANGE, gpa, nr_pages, attrs, 0);
 }
 
-/* Hyper-V's way to ask: see sealed_memfd_visibility_test */
-#define HVCALL_MODIFY_VISIBILITY	0x00db
-#define HV_ISOLATION_TYPE_VBS		1
-#define HV_BOUNDARY_ACTIVE		BIT(5)
-#define HV_BOUNDARY_SHIFT		6
-#define HV_VISIBILITY_SHARED		3
-
-struct page_list {
-	uint64_t partition;
-	uint32_t visibility;
-	uint32_t reserved;
-	uint64_t pages[2];
-};
-
+/* Hyper-V's way to ask */
 static uint64_t guest_hv_call(uint64_t control, uint64_t input, uint64_t u1, uint64_t u2)
 {
-	uint64_t status;
-
-	asm volatile("xor %%r8, %%r8\n\t"
-		     "test %[amd], %[amd]; jnz 1f; vmcall; jmp 2f; 1: vmmcall; 2:"
-		     : "=a" (status), "+c" (control), "+d" (input)
-		     : [amd] "r" (host_cpu_is_amd)
-		     : "r8", "cc", "memory");
-	return status;
+	return hv_hypercall(control, input, 0);
 }
 
 static uint64_t guest_insb(uint64_t addr, uint64_t u1, uint64_t u2, uint64_t u3)
@@ -756,36 +737,6 @@ TEST_F(consent, race_with_kvm)
 	race_of_vcpus(_metadata, self->p, PER_HUGE, PER_HUGE, true);
 }
 
-/* What Hyper-V's guests see who are isolated from their host by the shared bit */
-static void set_hv_cpuid(struct pvm *p)
-{
-	const struct kvm_cpuid2 *sys = kvm_get_supported_cpuid();
-	const struct kvm_cpuid2 *hv = kvm_get_supported_hv_cpuid();
-	struct kvm_cpuid2 *cpuid = allocate_kvm_cpuid2(sys->nent + hv->nent + 1);
-	struct kvm_cpuid_entry2 *entry;
-	int i;
-
-	cpuid->nent = 0;
-	for (i = 0; i < sys->nent; i++) {
-		if (sys->entries[i].function >> 8 != 0x400000)
-			cpuid->entries[cpuid->nent++] = sys->entries[i];
-	}
-	for (i = 0; i < hv->nent; i++) {
-		entry = &cpuid->entries[cpuid->nent++];
-		*entry = hv->entries[i];
-		if (entry->function == HYPERV_CPUID_FEATURES)
-			entry->ebx |= BIT(22);
-	}
-	entry = &cpuid->entries[cpuid->nent++];
-	memset(entry, 0, sizeof(*entry));
-	entry->function = 0x4000000c;
-	entry->ebx = HV_ISOLATION_TYPE_VBS | HV_BOUNDARY_ACTIVE |
-		     __builtin_ctzll(p->bit) << HV_BOUNDARY_SHIFT;
-	vcpu_init_cpuid(p->vcpu, cpuid);
-	free(cpuid);
-	vcpu_set_msr(p->vcpu, HV_X64_MSR_GUEST_OS_ID, HYPERV_LINUX_OS_ID);
-}
-
 /* Two pages one after the other */
 static uint64_t ask_by_list(struct pvm *p, unsigned long page, uint64_t result)
 {
@@ -794,7 +745,7 @@ static uint64_t ask_by_list(struct pvm *p, unsigned long page, uint64_t result)
 	struct kvm_run *run = p->vcpu->run;
 
 	*list = (struct page_list) {
-		-1ul, HV_VISIBILITY_SHARED, 0,
+		HV_PARTITION_SELF, VISIBILITY_SHARED, 0,
 		{ gpa_of(page) / PAGE_SIZE, gpa_of(page + 1) / PAGE_SIZE },
 	};
 	pvm_start(p, guest_hv_call, HVCALL_MODIFY_VISIBILITY | two,
@@ -816,7 +767,7 @@ TEST(visibility)
 
 	pvm_create(&pvm, KVM_X86_PROTECTED_VM, 1);
 	vm_enable_cap(pvm.vm, KVM_CAP_EXIT_HYPERCALL, BIT(KVM_HC_MAP_GPA_RANGE));
-	set_hv_cpuid(&pvm);
+	set_isolation(pvm.vcpu, pvm.bit);
 	pvm_launch(&pvm);
 
 	use_pages(&pvm, PAGE, 3);
@@ -924,6 +875,84 @@ TEST(content_while_finalized)
 		pvm_free(&pvm);
 	}
 	free(image);
+}
+
+static void write_content(struct pvm *p, unsigned long page)
+{
+	uint64_t content[PAGE_SIZE / sizeof(uint64_t)] = { VALUE + page };
+
+	TEST_ASSERT(pwrite(p->fd, content, PAGE_SIZE, page * PAGE_SIZE) == PAGE_SIZE,
+		    __KVM_SYSCALL_ERROR("pwrite()", -1));
+}
+
+#define MAX_LOG_SIZE	0x100000
+
+/* What has failed to become final is as it was: memory is the VMM's, to change at will. */
+TEST(finalizing_fails)
+{
+	char *log = mmap(NULL, MAX_LOG_SIZE + PAGE_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct kvm_x86_finalize_vm arg, same = {};
+	uint64_t end, log_size;
+	char *image = NULL;
+	struct pvm pvm;
+	int i;
+
+	ASSERT_NE(MAP_FAILED, log);
+	ASSERT_EQ(0, mprotect(log + MAX_LOG_SIZE, PAGE_SIZE, PROT_NONE));
+	end = (uintptr_t)log + MAX_LOG_SIZE;
+
+	/* At once */
+	create_with(&pvm, &image);
+	write_content(&pvm, PAGE);
+	ASSERT_EQ(0, pvm_finalize(&pvm, &same));
+	pvm_free(&pvm);
+
+	create_with(&pvm, &image);
+	write_content(&pvm, PAGE);
+	arg = (struct kvm_x86_finalize_vm) { .log = end };
+	EXPECT_REFUSED(E2BIG, pvm_finalize(&pvm, &arg));
+	log_size = arg.log_size;
+	ASSERT_GT(MAX_LOG_SIZE, log_size);
+
+	for (i = 0; i < 3; i++) {
+		switch (i) {
+		case 0:
+			arg = (struct kvm_x86_finalize_vm) { .log = end, .log_size = log_size };
+			EXPECT_REFUSED(EFAULT, pvm_finalize(&pvm, &arg));
+			break;
+		case 1:
+			/* All but the record of the end, which comes after the pages */
+			arg.log -= log_size - sizeof(struct kvm_measurement_record);
+			EXPECT_REFUSED(EFAULT, pvm_finalize(&pvm, &arg));
+			break;
+		case 2:
+			/* Measured, but without a key; or without any keys */
+			arg = (struct kvm_x86_finalize_vm) { .key = INT32_MAX };
+			EXPECT_EQ(-1, pvm_finalize(&pvm, &arg));
+			break;
+		}
+
+		EXPECT_REFUSED(EPERM, _vcpu_run(pvm.vcpu));
+		EXPECT_EQ(0, punch(pvm.fd, PAGE, 1));
+		EXPECT_FALSE(is_allocated(pvm.fd, PAGE));
+		write_content(&pvm, PAGE);
+		EXPECT_EQ(0, punch(pvm.content_fd, 0, 1));
+		EXPECT_EQ(PAGE_SIZE, pwrite(pvm.content_fd, image, PAGE_SIZE, 0));
+		EXPECT_EQ(0, split_region(pvm.vm, SLOT, 1, 1, SLOT, SLOT + 5, SLOT + 6));
+		EXPECT_EQ(0, merge_regions(pvm.vm, SLOT, GPA, NR_PAGES));
+	}
+
+	arg = (struct kvm_x86_finalize_vm) {};
+	ASSERT_EQ(0, pvm_finalize(&pvm, &arg));
+	EXPECT_EQ(0, memcmp(arg.measurement, same.measurement, sizeof(arg.measurement)));
+	EXPECT_REFUSED(EPERM, punch(pvm.fd, PAGE, 1));
+	vcpu_run(pvm.vcpu);
+	ASSERT_TRUE(pvm_is_done(&pvm));
+	EXPECT_TRUE(has_content(&pvm, PAGE));
+	pvm_free(&pvm);
+	free(image);
+	munmap(log, MAX_LOG_SIZE + PAGE_SIZE);
 }
 
 /* Part of a huge page: others are left alone, and are not mapped along with it. */

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 
 #include "protected_vm.h"
+#include "sealed_memfd_huge.h"
 
 #define NR_ROUNDS	10
 #define LOG_SIZE	0x100000
@@ -310,6 +311,91 @@ TEST(valid_regs)
 	ASSERT_EQ(0, pthread_join(thread, NULL));
 	EXPECT_EQ(0, memcmp(&none, &race.pvm.vcpu->run->s.regs.regs, sizeof(none)));
 	pvm_free(&race.pvm);
+}
+
+/*
+ * Pages that move while they are measured
+ */
+struct collapse {
+	struct pvm pvm;
+	/* Told to the thread once finalizing is about to begin */
+	bool go;
+	int delay;
+};
+
+static void *collapse_content(void *arg)
+{
+	struct collapse *collapse = arg;
+	volatile int i;
+
+	while (!__atomic_load_n(&collapse->go, __ATOMIC_SEQ_CST))
+		;
+	for (i = 0; i < collapse->delay; i++)
+		;
+	return (void *)(long)fallocate(collapse->pvm.content_fd, 0, 0, SZ_2M);
+}
+
+static bool is_zero(const char *page)
+{
+	return !page[0] && !memcmp(page, page + 1, PAGE_SIZE - 1);
+}
+
+static void measure_collapsing(struct __test_metadata *_metadata, int delay,
+			       struct kvm_x86_finalize_vm *arg)
+{
+	struct collapse collapse = { .delay = delay };
+	unsigned long before = huge_pages_in_files();
+	struct userspace_mem_region *region;
+	pthread_t thread;
+	off_t page;
+	void *r;
+
+	pvm_create(&collapse.pvm, KVM_X86_PROTECTED_VM, 1);
+	region = memslot2region(collapse.pvm.vm, 0);
+	ASSERT_LE(SZ_2M, region->region.memory_size);
+	/* One that is zero, so it makes no difference whether it's there */
+	for (page = 0; page < SZ_2M; page += PAGE_SIZE) {
+		if (is_zero(region->host_mem + page))
+			break;
+	}
+	ASSERT_GT(SZ_2M, page);
+	pvm_clear_pointers(&collapse.pvm);
+	pvm_load(&collapse.pvm);
+	ASSERT_EQ(0, fallocate(collapse.pvm.content_fd, PUNCH, page, PAGE_SIZE));
+	ASSERT_EQ(before, huge_pages_in_files());
+
+	if (delay >= 0)
+		ASSERT_EQ(0, pthread_create(&thread, NULL, collapse_content, &collapse));
+	__atomic_store_n(&collapse.go, true, __ATOMIC_SEQ_CST);
+	*arg = (struct kvm_x86_finalize_vm) {};
+	EXPECT_EQ(0, pvm_finalize(&collapse.pvm, arg));
+	if (delay >= 0) {
+		ASSERT_EQ(0, pthread_join(thread, &r));
+		EXPECT_EQ(NULL, r);
+		EXPECT_EQ(before + 1, huge_pages_in_files());
+	}
+	vcpu_run(collapse.pvm.vcpu);
+	EXPECT_TRUE(pvm_is_done(&collapse.pvm));
+	pvm_free(&collapse.pvm);
+}
+
+TEST(collapse)
+{
+	struct kvm_x86_finalize_vm expected, arg;
+	char who[32];
+	int round;
+
+	huge_pages_compact();
+	if (!huge_pages_choose("always", who, sizeof(who)))
+		SKIP(return, "shmem has no huge pages");
+
+	measure_collapsing(_metadata, -1, &expected);
+	for (round = 0; round < NR_ROUNDS; round++) {
+		measure_collapsing(_metadata, 20000 * round, &arg);
+		EXPECT_EQ(0, memcmp(expected.measurement, arg.measurement,
+				    sizeof(arg.measurement)));
+	}
+	huge_pages_restore(who);
 }
 
 int main(int argc, char *argv[])

@@ -224,6 +224,207 @@ TEST(reset_of_ordinary_vm)
 }
 
 /*
+ * An event of which the delivery finds no memory, neither for the stack nor the IDT, is
+ * delivered once there is some, once, and to the right place.
+ */
+extern const char event_int3[], event_int[], event_ud[], event_pf[];
+
+#define INT_VECTOR	0x81
+
+asm(".pushsection .text\n"
+	"event_int3:\n"
+	"	int3\n"
+	"	ret\n"
+	"event_int:\n"
+	"	int	$" __stringify(INT_VECTOR) "\n"
+	"	ret\n"
+	"event_ud:\n"
+	"	ud2\n"
+	"	ret\n"
+	"event_pf:\n"
+	"	testb	%al, -1\n"
+	"	ret\n"
+	".popsection\n");
+
+static const struct guest_event {
+	const char *name;
+	const char *code;
+	/* From its beginning: what's executed next, and what is on the stack */
+	unsigned int next;
+	unsigned int pushed;
+} guest_events[] = {
+	{ "int3", event_int3, 1, 1 },
+	{ "int", event_int, 2, 2 },
+	{ "#UD", event_ud, 2, 0 },
+	{ "#PF", event_pf, 7, 0 },
+};
+
+static uint64_t nr_events, event_rip, event_next;
+
+static void guest_event_handler(struct ex_regs *regs)
+{
+	nr_events++;
+	event_rip = regs->rip;
+	regs->rip = event_next;
+}
+
+static void guest_load_idt(uint64_t base)
+{
+	const struct desc_ptr idt = { .size = PAGE_SIZE - 1, .address = base };
+
+	asm volatile("lidt %0" : : "m" (idt));
+}
+
+/* Call it with another stack, whose beginning is in memory, and maybe another IDT */
+static uint64_t guest_event(uint64_t code, uint64_t next, uint64_t stack, uint64_t idt)
+{
+	struct desc_ptr old;
+
+	nr_events = 0;
+	event_next = next;
+	asm volatile("sidt %0" : "=m" (old));
+	if (idt)
+		guest_load_idt(idt);
+	asm volatile("mov	%%rsp, %%rbx\n"
+		     "mov	%[stack], %%rsp\n"
+		     "call	*%[code]\n"
+		     "mov	%%rbx, %%rsp\n"
+		     : : [stack] "r" (stack), [code] "r" (code) : "rbx", "cc", "memory");
+	if (idt)
+		guest_load_idt(old.address);
+	return nr_events;
+}
+
+/* The guest gets what it wants, and goes on. */
+static int convert_and_run(struct pvm *p)
+{
+	struct kvm_run *run = p->vcpu->run;
+	int r;
+
+	TEST_ASSERT_KVM_EXIT_REASON(p->vcpu, KVM_EXIT_MEMORY_FAULT);
+	r = fallocate(p->fd, run->memory_fault.flags & PRIVATE ? 0 :
+		      FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		      run->memory_fault.gpa - GPA, run->memory_fault.size);
+	TEST_ASSERT(!r, __KVM_SYSCALL_ERROR("fallocate()", r));
+	return _vcpu_run(p->vcpu);
+}
+
+static void events_create(struct pvm *p, unsigned long type, char *idt)
+{
+	pvm_create(p, type, 1);
+	vm_install_exception_handler(p->vm, BP_VECTOR, guest_event_handler);
+	vm_install_exception_handler(p->vm, UD_VECTOR, guest_event_handler);
+	vm_install_exception_handler(p->vm, PF_VECTOR, guest_event_handler);
+	vm_install_exception_handler(p->vm, INT_VECTOR, guest_event_handler);
+	memcpy(idt, addr_gva2hva(p->vm, p->vm->arch.idt), PAGE_SIZE);
+	pvm_launch(p);
+}
+
+/* The stack's beginning is at that of a page, with the return address; the rest is before. */
+static uint64_t stack_of(unsigned long page, uint64_t kind)
+{
+	return gva_of(page + 1, kind) + sizeof(uint64_t);
+}
+
+static void allocate_page(struct pvm *p, unsigned long page)
+{
+	TEST_ASSERT(!fallocate(p->fd, 0, page * PAGE_SIZE, PAGE_SIZE),
+		    __KVM_SYSCALL_ERROR("fallocate()", -1));
+}
+
+static void check_events(struct __test_metadata *_metadata, unsigned long type)
+{
+	unsigned int place, i, exits;
+	unsigned long page = PAGE;
+	char idt[PAGE_SIZE];
+	struct pvm p;
+	int r;
+
+	events_create(&p, type, idt);
+	/* Either may be converted, or merely accessed for the first time. */
+	for (place = 0; place < 16; place++) {
+		bool private_stack = place & 1, convert_stack = place & 2;
+		bool own_idt = place & 4, convert_idt = place & 8;
+
+		if (convert_idt && !own_idt)
+			continue;
+		for (i = 0; i < ARRAY_SIZE(guest_events); i++, page += 3) {
+			uint64_t code = (uint64_t)guest_events[i].code;
+
+			/* The beginning of the stack, the rest of it, and the IDT */
+			if (private_stack)
+				allocate_page(&p, page + 1);
+			if (private_stack != convert_stack)
+				allocate_page(&p, page);
+			if (convert_idt)
+				allocate_page(&p, page + 2);
+			memcpy(p.shared + (page + 2) * PAGE_SIZE, idt, PAGE_SIZE);
+
+			r = pvm_start(&p, guest_event, code, code + guest_events[i].next,
+				      stack_of(page, private_stack ? PRIVATE : SHARED),
+				      own_idt ? gva_of(page + 2, SHARED) : 0);
+			for (exits = 0; r; exits++)
+				r = convert_and_run(&p);
+			EXPECT_EQ(convert_stack + convert_idt, exits);
+			EXPECT_EQ(1, pvm_result(&p));
+			EXPECT_EQ(guest_events[i].pushed,
+				  pvm_read(&p, (uint64_t)&event_rip) - code) {
+				TH_LOG("%s, place %u", guest_events[i].name, place);
+			}
+		}
+	}
+	pvm_free(&p);
+}
+
+TEST(events)
+{
+	check_events(_metadata, KVM_X86_PROTECTED_VM);
+}
+
+TEST(events_of_ordinary_vm)
+{
+	check_events(_metadata, KVM_X86_DEFAULT_VM);
+}
+
+/*
+ * An int3 with which the guest patches its code may be gone by then: it's delivered as
+ * what it was, or not at all.
+ */
+static void check_patched(struct __test_metadata *_metadata, unsigned long type)
+{
+	static const char before[] = { 0xcc, 0x1f, 0x44, 0x00, 0x00, 0xc3 };
+	uint64_t addr = gva_of(PAGE + 2, SHARED);
+	char idt[PAGE_SIZE];
+	struct pvm p;
+	char *code;
+
+	events_create(&p, type, idt);
+	code = p.shared + (PAGE + 2) * PAGE_SIZE;
+	memcpy(code, before, sizeof(before));
+	allocate_page(&p, PAGE + 1);
+
+	ASSERT_EQ(-1, pvm_start(&p, guest_event, addr, addr + 5, stack_of(PAGE, PRIVATE), 0));
+	/* From now on a nop of five bytes */
+	WRITE_ONCE(*code, 0x0f);
+	ASSERT_EQ(0, convert_and_run(&p));
+	if (pvm_result(&p)) {
+		EXPECT_EQ(1, pvm_result(&p));
+		EXPECT_EQ(addr + 1, pvm_read(&p, (uint64_t)&event_rip));
+	}
+	pvm_free(&p);
+}
+
+TEST(patched)
+{
+	check_patched(_metadata, KVM_X86_PROTECTED_VM);
+}
+
+TEST(patched_in_ordinary_vm)
+{
+	check_patched(_metadata, KVM_X86_DEFAULT_VM);
+}
+
+/*
  * What the guest does with interrupts of its own is not what EOI exits tell, even if
  * userspace has a route that says that it raises the same vector by level.
  */
@@ -408,18 +609,23 @@ static uint64_t guest_triple_fault(uint64_t u0, uint64_t u1, uint64_t u2, uint64
 
 TEST_F(protected, triple_fault)
 {
+	struct kvm_ioeventfd ioeventfd = {
+		.addr = 0x510, .len = 2, .fd = eventfd(0, EFD_CLOEXEC), .flags = KVM_IOEVENTFD_FLAG_PIO,
+	};
 	struct kvm_vcpu *vcpu = self->p->vcpu;
 	struct kvm_mp_state state;
 
+	ASSERT_EQ(0, __vm_ioctl(self->p->vm, KVM_IOEVENTFD, &ioeventfd));
+	ioeventfd.flags |= KVM_IOEVENTFD_FLAG_DEASSIGN;
 	ASSERT_EQ(0, pvm_start(self->p, guest_triple_fault, 0, 0, 0, 0));
 	ASSERT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
 	if (self->is_protected) {
 		EXPECT_REFUSED(EIO, _vcpu_run(vcpu));
 		EXPECT_REFUSED(EIO, _vcpu_run(self->p->vcpus[1]));
-		EXPECT_REFUSED(EIO, __vcpu_ioctl(vcpu, KVM_GET_MP_STATE, &state));
-	} else {
-		vcpu_mp_state_get(vcpu, &state);
 	}
+	/* Userspace can clean up in either. */
+	EXPECT_EQ(0, __vcpu_ioctl(vcpu, KVM_GET_MP_STATE, &state));
+	EXPECT_EQ(0, __vm_ioctl(self->p->vm, KVM_IOEVENTFD, &ioeventfd));
 }
 
 static uint64_t guest_flds(uint64_t addr, uint64_t u1, uint64_t u2, uint64_t u3)
@@ -876,6 +1082,24 @@ static void raise_msi(struct pvm *p, int irqfd, unsigned int way, uint32_t data)
 	}
 }
 
+/*
+ * An SMI or INIT, as the delivery mode says, is on its way to an ordinary guest; if so,
+ * it's taken back.
+ */
+static bool takes_back(struct pvm *p, unsigned int mode)
+{
+	struct kvm_vcpu_events events;
+	bool pending;
+
+	vcpu_events_get(p->vcpu, &events);
+	pending = mode == APIC_DM_SMI ? events.smi.pending : events.smi.latched_init;
+	events.smi.pending = 0;
+	events.smi.latched_init = 0;
+	events.flags |= KVM_VCPUEVENT_VALID_SMM;
+	vcpu_events_set(p->vcpu, &events);
+	return pending;
+}
+
 /* The irqfd stays, what it raises is changed again and again. */
 TEST_F(interrupts, routes)
 {
@@ -889,7 +1113,7 @@ TEST_F(interrupts, routes)
 	unsigned int way, m, v, i, counted;
 	uint64_t before, marker;
 	struct pvm *p = self->p;
-	bool expected;
+	bool expected, unwanted;
 	int irqfd;
 
 	pvm_launch(p);
@@ -898,10 +1122,10 @@ TEST_F(interrupts, routes)
 
 	for (way = 0; way < 3; way++) {
 		for (m = 0; m < ARRAY_SIZE(modes); m++) {
-			/* That is no test of an ordinary guest. */
-			if (!self->is_protected &&
-			    (modes[m] == APIC_DM_SMI || modes[m] == APIC_DM_INIT))
-				continue;
+			/* An ordinary guest wouldn't go on after these. */
+			unwanted = !self->is_protected &&
+				   (modes[m] == APIC_DM_INIT ||
+				    (modes[m] == APIC_DM_SMI && kvm_has_cap(KVM_CAP_X86_SMM)));
 			for (v = 0; v < ARRAY_SIZE(vectors); v++) {
 				expected = modes[m] <= 0x100 && vectors[v] >= 16;
 				if (self->is_protected)
@@ -913,8 +1137,12 @@ TEST_F(interrupts, routes)
 				before = take(p, counted);
 				marker = take(p, MARKER_VECTOR);
 				raise_msi(p, irqfd, way, modes[m] | vectors[v]);
-				raise_msi(p, irqfd, way, MARKER_VECTOR);
 				/* An irqfd may take its time. */
+				for (i = 0; unwanted && !takes_back(p, modes[m]); i++) {
+					ASSERT_GT(1000, i);
+					usleep(1000);
+				}
+				raise_msi(p, irqfd, way, MARKER_VECTOR);
 				for (i = 0; i < 10000; i++) {
 					if (take(p, MARKER_VECTOR) != marker)
 						break;

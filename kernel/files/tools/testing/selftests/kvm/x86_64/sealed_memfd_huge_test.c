@@ -180,6 +180,42 @@ TEST_F(sealed, convert_one_page)
 	EXPECT_EQ(NR_HUGE, nr_huge(self));
 }
 
+/* Pages become a huge one, with what is in them, if all of it is asked for. */
+TEST_F(sealed, collapse)
+{
+	const unsigned long page = 100;
+
+	place(self, 0, 0, 0);
+	if (!to_huge(self, 0, NR_PAGES))
+		SKIP(return, NO_HUGE_PAGES);
+	write_pages(self, 0, NR_PAGES);
+
+	ASSERT_EQ(0, to_shared(self, page, 1));
+	EXPECT_EQ(SHARED_VALUE(page), guest_read(&self->tvm, gpa_of(page)));
+	EXPECT_EQ(0, nr_bad(self, 0, page));
+	EXPECT_EQ(NR_HUGE - 1, nr_huge(self));
+	if (!to_huge(self, 0, PER_HUGE))
+		SKIP(return, NO_HUGE_PAGES);
+	EXPECT_EQ(0, guest_read(&self->tvm, gpa_of(page)));
+	EXPECT_EQ(NR_HUGE, nr_huge(self));
+	write_pages(self, page, 1);
+	EXPECT_EQ(0, nr_bad(self, 0, NR_PAGES));
+	EXPECT_EQ(SHARED_VALUE(page), *shared_page(self, page));
+
+	/* Some that were used, and some that were not */
+	ASSERT_EQ(0, to_shared(self, 0, PER_HUGE));
+	ASSERT_EQ(0, to_private(self, 0, 8));
+	ASSERT_EQ(0, to_private(self, PER_HUGE - 1, 1));
+	write_pages(self, 2, 2);
+	if (!to_huge(self, 0, PER_HUGE))
+		SKIP(return, NO_HUGE_PAGES);
+	EXPECT_EQ(0, nr_bad(self, 2, 2));
+	EXPECT_EQ(0, guest_read(&self->tvm, gpa_of(1)));
+	EXPECT_EQ(0, guest_read(&self->tvm, gpa_of(page)));
+	EXPECT_EQ(0, guest_read(&self->tvm, gpa_of(PER_HUGE - 1)));
+	EXPECT_EQ(NR_HUGE, nr_huge(self));
+}
+
 /* As long as part of a huge page can't be freed alone all of it stays as it is. */
 TEST_F(sealed, convert_what_is_in_use)
 {
@@ -510,6 +546,8 @@ TEST_F(sealed, nested_split_and_merge)
 struct converter {
 	FIXTURE_DATA(sealed) *self;
 	unsigned long page, nr_pages;
+	/* Of all the huge page, to have one again */
+	bool collapse;
 	bool stop;
 	unsigned long nr;
 };
@@ -517,11 +555,12 @@ struct converter {
 static void *convert_all_the_time(void *data)
 {
 	struct converter *converter = data;
+	unsigned long page = converter->page, nr_pages = converter->nr_pages;
 
 	while (!READ_ONCE(converter->stop)) {
-		TEST_ASSERT(!to_shared(converter->self, converter->page, converter->nr_pages) &&
-			    !to_private(converter->self, converter->page, converter->nr_pages),
-			    "fallocate() failed");
+		TEST_ASSERT(!to_shared(converter->self, page, nr_pages), "fallocate() failed");
+		TEST_ASSERT(converter->collapse ? !to_private(converter->self, 0, PER_HUGE) :
+			    !to_private(converter->self, page, nr_pages), "fallocate() failed");
 		WRITE_ONCE(converter->nr, converter->nr + 1);
 	}
 	return NULL;
@@ -560,6 +599,40 @@ TEST_F(sealed, race_with_neighbour)
 	WRITE_ONCE(converter.stop, true);
 	pthread_join(thread, NULL);
 	EXPECT_EQ(0, bad);
+	TH_LOG("%lu conversions", converter.nr);
+}
+
+/* Counts what it has written, and does it again and again. */
+static void guest_count(uint64_t *word)
+{
+	uint64_t i;
+
+	WRITE_ONCE(*word, 0);
+	for (i = 0; i < 10000; i++) {
+		__GUEST_ASSERT(READ_ONCE(*word) == i, "%lu was written, %lu is there", i,
+			       READ_ONCE(*word));
+		WRITE_ONCE(*word, i + 1);
+	}
+}
+
+/* Pages that become a huge one are in use meanwhile. */
+TEST_F(sealed, race_with_collapse)
+{
+	struct converter converter = {
+		.self = self, .page = PAGE, .nr_pages = 1, .collapse = true,
+	};
+	pthread_t thread;
+	unsigned long i;
+
+	place(self, 0, 0, 0);
+	if (!to_huge(self, 0, PER_HUGE))
+		SKIP(return, NO_HUGE_PAGES);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, convert_all_the_time, &converter));
+	for (i = 0; i < 16 || READ_ONCE(converter.nr) < RACE_ITERATIONS; i++)
+		run_function(self, guest_count, gpa_of(i % 2 ? PAGE - 1 : PER_HUGE - 1));
+	WRITE_ONCE(converter.stop, true);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(10000, guest_read(&self->tvm, gpa_of(PAGE - 1)));
 	TH_LOG("%lu conversions", converter.nr);
 }
 

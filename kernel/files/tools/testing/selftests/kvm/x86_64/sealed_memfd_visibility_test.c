@@ -9,36 +9,15 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
-#include "hyperv.h"
+#include "sealed_memfd_isolation.h"
 #include "sealed_memfd_shared_bit_fixture.h"
 
-#define HV_CPUID_ISOLATION_CONFIG	0x4000000c
-#define HV_ISOLATION_TYPE_VBS		1
-#define HV_ISOLATION_TYPE_SNP		2
-#define HV_BOUNDARY_ACTIVE		BIT(5)
-#define HV_BOUNDARY_SHIFT		6
-
-#define HVCALL_MODIFY_VISIBILITY	0x00db
 #define HV_STATUS_INVALID_PARTITION_ID	13
-#define HV_PARTITION_SELF		(~0ul)
 #define HV_REP_START_OFFSET		48
-#define HV_MAX_PAGES			510
-
-#define VISIBILITY_PRIVATE		0
-#define VISIBILITY_READ			1
-#define VISIBILITY_WRITE		2
-#define VISIBILITY_SHARED		3
 
 #define IRQ_VECTOR			0x40
 /* The guest stops here in 32-bit mode. */
 #define PORT_32				0x0e
-
-struct page_list {
-	uint64_t partition;
-	uint32_t visibility;
-	uint32_t reserved;
-	uint64_t pages[HV_MAX_PAGES];
-};
 
 /* Where the list is, in the ordinary memslot, by whichever alias */
 #define LIST_PAGE	NR_PAGES
@@ -70,25 +49,13 @@ static __attribute__((naked)) void name(void)				\
 		     "pop %rcx; pop %rbx; ret");			\
 }
 
-static uint64_t hv_hypercall(struct hv_call *call)
-{
-	uint64_t status, control = call->control, input = call->input;
-
-	asm volatile("mov %[output], %%r8\n\t"
-		     "test %[amd], %[amd]; jnz 1f; vmcall; jmp 2f; 1: vmmcall; 2:"
-		     : "=a" (status), "+c" (control), "+d" (input)
-		     : [output] "r" (call->output), [amd] "r" (host_cpu_is_amd)
-		     : "r8", "cc", "memory");
-	return status;
-}
-
 /* The status of the last one, or of the first that fails */
 static __attribute__((used)) uint64_t do_guest_hv_call(struct hv_call *call)
 {
 	uint64_t i, status = 0;
 
 	for (i = 0; i < call->times; i++) {
-		status = hv_hypercall(call);
+		status = hv_hypercall(call->control, call->input, call->output);
 		if (status & 0xffff)
 			break;
 	}
@@ -143,51 +110,6 @@ static __attribute__((used)) uint64_t do_guest_take_irqs(uint64_t enable_apic)
 
 GUEST_FUNCTION(guest_take_irqs)
 
-/*
- * CPUID
- */
-static uint32_t isolation_config(FIXTURE_DATA(shared_bit) *self)
-{
-	return HV_ISOLATION_TYPE_VBS | HV_BOUNDARY_ACTIVE |
-	       __builtin_ctzll(self->bit) << HV_BOUNDARY_SHIFT;
-}
-
-static struct kvm_cpuid_entry2 *add_entry(struct kvm_cpuid2 *cpuid, uint32_t function)
-{
-	struct kvm_cpuid_entry2 *entry = &cpuid->entries[cpuid->nent++];
-
-	memset(entry, 0, sizeof(*entry));
-	entry->function = function;
-	return entry;
-}
-
-/* What Hyper-V guests see, with some of it as given. */
-static void set_hv_cpuid(struct kvm_vcpu *vcpu, bool isolated, bool has_leaf, uint32_t config)
-{
-	const struct kvm_cpuid2 *sys = kvm_get_supported_cpuid();
-	const struct kvm_cpuid2 *hv = kvm_get_supported_hv_cpuid();
-	struct kvm_cpuid2 *cpuid = allocate_kvm_cpuid2(sys->nent + hv->nent + 1);
-	struct kvm_cpuid_entry2 *entry;
-	int i;
-
-	cpuid->nent = 0;
-	for (i = 0; i < sys->nent; i++) {
-		if (sys->entries[i].function >> 8 == 0x400000)
-			continue;
-		cpuid->entries[cpuid->nent++] = sys->entries[i];
-	}
-	for (i = 0; i < hv->nent; i++) {
-		entry = &cpuid->entries[cpuid->nent++];
-		*entry = hv->entries[i];
-		if (entry->function == HYPERV_CPUID_FEATURES && isolated)
-			entry->ebx |= BIT(22);
-	}
-	if (has_leaf)
-		add_entry(cpuid, HV_CPUID_ISOLATION_CONFIG)->ebx = config;
-	vcpu_init_cpuid(vcpu, cpuid);
-	free(cpuid);
-}
-
 static void enable_hypercall_exit(struct kvm_vm *vm, bool enable)
 {
 	vm_enable_cap(vm, KVM_CAP_EXIT_HYPERCALL, enable ? BIT(KVM_HC_MAP_GPA_RANGE) : 0);
@@ -195,11 +117,8 @@ static void enable_hypercall_exit(struct kvm_vm *vm, bool enable)
 
 static void setup_isolation(FIXTURE_DATA(shared_bit) *self)
 {
-	struct kvm_vcpu *vcpu = self->tvm->vcpu;
-
-	set_hv_cpuid(vcpu, true, true, isolation_config(self));
+	set_isolation(self->tvm->vcpu, self->bit);
 	enable_hypercall_exit(self->vm, true);
-	vcpu_set_msr(vcpu, HV_X64_MSR_GUEST_OS_ID, HYPERV_LINUX_OS_ID);
 }
 
 /*
@@ -356,7 +275,7 @@ TEST_F(shared_bit, supported_cpuid)
 	entry = find_entry(hv, HV_CPUID_ISOLATION_CONFIG);
 	ASSERT_NE(NULL, entry);
 	EXPECT_EQ(0, entry->eax);
-	EXPECT_EQ(isolation_config(self), entry->ebx);
+	EXPECT_EQ(isolation_config(self->bit), entry->ebx);
 	EXPECT_EQ(0, entry->ecx);
 	EXPECT_EQ(0, entry->edx);
 	EXPECT_TRUE(find_entry(hv, HYPERV_CPUID_FEATURES)->ebx & BIT(22));
@@ -382,7 +301,7 @@ TEST_F(shared_bit, supported_cpuid)
 
 TEST_F(shared_bit, refused_unless_enabled)
 {
-	const uint32_t good = isolation_config(self), bit = __builtin_ctzll(self->bit);
+	const uint32_t good = isolation_config(self->bit), bit = __builtin_ctzll(self->bit);
 	const struct {
 		bool isolated, has_leaf, enforce, exit;
 		uint32_t config;
@@ -876,7 +795,7 @@ TEST_F(shared_bit, migration)
 	struct kvm_vcpu *vcpu = tvm->vcpu;
 
 	other.vcpu = vm_vcpu_add(self->vm, 1, guest_code);
-	set_hv_cpuid(other.vcpu, true, true, isolation_config(self));
+	set_hv_cpuid(other.vcpu, true, true, isolation_config(self->bit));
 	start_three_runs(_metadata, self);
 	ASSERT_EQ(0, serve_conversion(self, vcpu));
 	complete(_metadata, vcpu);
@@ -1125,8 +1044,7 @@ TEST_F(shared_bit, two_vcpus)
 		racers[i].self = self;
 		racers[i].vcpu = vm_vcpu_add(self->vm, i + 1, race_guest);
 		vcpu_args_set(racers[i].vcpu, 1, (uint64_t)i);
-		set_hv_cpuid(racers[i].vcpu, true, true, isolation_config(self));
-		vcpu_set_msr(racers[i].vcpu, HV_X64_MSR_GUEST_OS_ID, HYPERV_LINUX_OS_ID);
+		set_isolation(racers[i].vcpu, self->bit);
 		*host_hv_call(self->vm, i) = (struct hv_call) {
 			control(RACE_PAGES, 0), gpa_of(LIST_PAGE + i), 0, RACE_TIMES,
 		};
