@@ -61,10 +61,29 @@ test_grub_in_root_file_system() {
 	image "$T/tree" ext4
 	run_image "$T/disk" || { cat "$T/said"; return 1; }
 	said 'machine q35,private-memory-isolation=on'
-	said "-append 'root=PARTUUID=1234 ro console=ttyS0,115200'"
+	said "-append 'root=PARTUUID=1234 ro console=ttyS0,115200 swiotlb=8192'"
 	said 'format=raw'
 	[ "$(cat "$T"/run-image.*/initrd)" = initrd ]
 	cmp "$T"/run-image.*/kernel "$T/tree/boot/vmlinuz-6.12.118+deb13-cloud-amd64"
+}
+
+test_bounce_buffers() {
+	debian 6.12.1
+	image "$T/tree" ext4
+	run_image --protected --memory 4G --cpus 4 "$T/disk"
+	said ' swiotlb=16384'
+	run_image --memory 512 --cpus 1 "$T/disk"
+	said ' swiotlb=4096'
+	run_image --append swiotlb=any "$T/disk"
+	said ' swiotlb=any' && said_not ' swiotlb=8192'
+	run_image --ordinary "$T/disk"
+	said_not ' swiotlb='
+	run_image --memory 5g "$T/disk"
+	said_not ' swiotlb='
+	run_image --memory size=1G "$T/disk"
+	said_not ' swiotlb='
+	run_image --cpus 8 "$T/disk"
+	said_not ' swiotlb='
 }
 
 test_protected() {
@@ -102,7 +121,7 @@ test_bls_on_boot_partition() {
 	printf '# GRUB Environment Block\nkernelopts=one two\n' >"$T/tree/grub2/grubenv"
 	image "$T/tree" ext4
 	run_image "$T/disk" --append more
-	said "-append 'root=UUID=12 one two quiet more console=ttyS0'"
+	said "-append 'root=UUID=12 one two quiet more console=ttyS0 swiotlb=8192'"
 	[ "$(cat "$T"/run-image.*/initrd)" = 6.12.3 ]
 	rm -rf "$T"/run-image.*
 	image "$T/tree" vfat
@@ -126,7 +145,7 @@ test_entries_without_initrd_or_options() {
 	printf 'linux /vmlinuz\ninitrd /a\ninitrd /b\n' >"$T/tree/loader/entries/a.conf"
 	image "$T/tree" ext4
 	run_image "$T/disk"
-	said '-append console=ttyS0'
+	said "-append 'console=ttyS0 swiotlb=8192'"
 	[ "$(tr '\0' . <"$T"/run-image.*/initrd)" = a...b... ]
 }
 
