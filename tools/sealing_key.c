@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 /* Of asm/kvm_para.h; each 48 bytes, 8 in each of 6 MSRs */
@@ -85,6 +86,9 @@ static int print_measurement(void)
 
 int main(int argc, char **argv)
 {
+	/* No core dumps of the key, nor debuggers */
+	if (prctl(PR_SET_DUMPABLE, 0))
+		err(1, "PR_SET_DUMPABLE");
 	if (argc == 1)
 		return print_key();
 	if (argc == 2 && !strcmp(argv[1], "-d"))

@@ -13,6 +13,8 @@ tool() {
 		gcc -std=gnu11 -D_GNU_SOURCE -fsanitize=address,undefined -fno-sanitize-recover=all -x c -o "$T/bin/$1" -
 }
 key=$((0x4b564d90))
+# It would trace what can't be traced.
+export ASAN_OPTIONS=detect_leaks=0
 
 test_sealing_key() {
 	tool sealing_key
@@ -51,6 +53,27 @@ test_host_key() {
 	said 'standard input'
 	fails eval 'host_key "" guestseal:test </dev/null'
 	said 'add_key'
+	# Some of them would be taken for keyrings.
+	local bad
+	for bad in -4 0 '' ' 5' +5 5x 0x5 x 2147483648 4294967292 18446744073709551612 99999999999999999999; do
+		fails host_key -r "$bad"
+		said "'$bad' is not the serial number of a key"
+		fails host_key -p 3f "$bad"
+		said "'$bad' is not the serial number of a key"
+	done
+	for bad in -1 '' z 3fx 40000000 100000001; do
+		fails host_key -p "$bad" 2147483647
+		said "'$bad' is not what keys permit"
+	done
+	fails host_key -r
+	said usage
+	fails host_key -x 5
+	said usage
+	fails host_key -r 2147483647
+	said KEYCTL_REVOKE
+	# from a pipe, in parts
+	fails eval '{ echo a; sleep 0.1; head -c 32767 /dev/zero; } | host_key logon guestseal:test'
+	said 'too long'
 }
 
 # A header as cryptsetup prints it, shorter
