@@ -98,6 +98,66 @@ test_protected() {
 	fails run_image --protected --ordinary "$T/disk"
 }
 
+# protected_runs REASON... -- OPTION...: with a QEMU that ends with these events, the last
+# argument being OPTION...; $T/runs has a line for each time that it was started
+protected_runs() {
+	: >"$T/runs"
+	: >"$T/reasons"
+	while [ "$1" != -- ]; do
+		echo "$1" >>"$T/reasons"
+		shift
+	done
+	shift
+	stub qemu <<-END
+		case "\$*" in
+		*,help*) echo '  private-memory-protected=<bool>'; exit ;;
+		*netdev*help*) echo user; exit ;;
+		esac
+		echo "\$*" >>"$T/runs"
+		for option; do
+			case \$option in
+			file,id=events,path=*) path=\${option#*path=}; path=\${path%%,input-path=*} ;;
+			esac
+		done
+		case \$path in
+		*[!,],[!,]*) echo "a comma in \$path"; exit 1 ;;
+		esac
+		reasons=\$(sed -n "\$(wc -l <"$T/runs")p" "$T/reasons")
+		[ -n "\$reasons" ] || exit 126
+		for reason in \$reasons; do
+			echo "{\"event\": \"SHUTDOWN\", \"data\": {\"guest\": true, \"reason\": \"\$reason\"}}"
+		done >"\${path//,,/,}"
+	END
+	# There need not be KVM for that.
+	sed 's,/dev/kvm,/dev/null,g' "$REAL/tools/run-image" >"$T/bin/run-image"
+	chmod +x "$T/bin/run-image"
+	mkdir -p "$T/a,b"
+	TMPDIR="$T/a,b" run-image --protected --qemu qemu "$T/disk" -- "$@" >"$T/said" 2>&1
+}
+# runs NUMBER: that often
+runs() { [ "$(wc -l <"$T/runs")" = "$1" ] || { cat "$T/said" "$T/runs"; return 1; }; }
+
+test_protected_guest_that_reboots() {
+	debian 6.12.118+deb13-amd64
+	image "$T/tree" ext4
+	protected_runs guest-reset guest-reset guest-shutdown -- || { cat "$T/said"; return 1; }
+	runs 3
+	[ "$(grep -c 'the guest reboots' "$T/said")" = 2 ]
+	protected_runs guest-reset guest-shutdown -- -no-reboot
+	runs 1
+	protected_runs guest-reset guest-shutdown -- -action panic=none,reboot=shutdown
+	runs 1
+	protected_runs guest-reset guest-shutdown -- -no-reboot -action reboot=reset
+	runs 2
+	# QEMU stays, and is told to end.
+	protected_runs 'guest-reset host-qmp-quit' guest-shutdown -- -no-shutdown
+	runs 1
+	# After a reboot, it can't be started any more.
+	fails protected_runs guest-reset --
+	runs 2
+	[ -z "$(ls -A "$T/a,b")" ]
+}
+
 test_qcow2() {
 	debian 6.12.118+deb13-amd64
 	image "$T/tree" ext4
