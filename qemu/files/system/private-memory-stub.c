@@ -20,6 +20,11 @@ bool private_memory_reset_step(PrivateMemory *pm)
     g_assert_not_reached();
 }
 
+void private_memory_clear_around(PrivateMemory *pm, hwaddr gpa, uint64_t size)
+{
+    g_assert_not_reached();
+}
+
 bool private_memory_load(PrivateMemory *pm, hwaddr gpa, uint64_t size,
                          Error **errp)
 {

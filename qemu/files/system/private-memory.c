@@ -794,6 +794,31 @@ static int private_memory_load_range(PrivateMemory *pm, uint64_t start,
     return 0;
 }
 
+/* Within a page */
+static void private_memory_clear(PrivateMemory *pm, hwaddr gpa, hwaddr end)
+{
+    MemoryRegionSection section;
+
+    if (gpa == end) {
+        return;
+    }
+    section = memory_region_find(get_system_memory(), gpa, end - gpa);
+    if (section.mr && section.mr->ram_block == pm->block &&
+        !section.readonly) {
+        address_space_set(&address_space_memory, gpa, 0, end - gpa,
+                          MEMTXATTRS_UNSPECIFIED);
+    }
+    memory_region_unref(section.mr);
+}
+
+void private_memory_clear_around(PrivateMemory *pm, hwaddr gpa, uint64_t size)
+{
+    size_t page_size = qemu_real_host_page_size();
+
+    private_memory_clear(pm, ROUND_DOWN(gpa, page_size), gpa);
+    private_memory_clear(pm, gpa + size, ROUND_UP(gpa + size, page_size));
+}
+
 bool private_memory_load(PrivateMemory *pm, hwaddr gpa, uint64_t size,
                          Error **errp)
 {

@@ -50,6 +50,10 @@ struct kvm_sealed_memfd_access {
 bool kvm_sealed_memfd_is_changing(const struct kvm_memory_slot *slot, gfn_t start,
 				  gfn_t end);
 int kvm_sealed_memfd_page_order(const struct kvm_memory_slot *slot, gfn_t gfn);
+void *kvm_sealed_memfd_map_private(const struct kvm_memory_slot *slot, gfn_t gfn,
+				   struct folio **folio);
+bool kvm_sealed_memfd_unmap_private(const struct kvm_memory_slot *slot, void *kaddr,
+				    struct folio *folio);
 int kvm_sealed_memfd_read_private(const struct kvm_memory_slot *slot, gfn_t gfn,
 				  void *data, int offset, int len);
 int kvm_sealed_memfd_read(const struct kvm_memory_slot *slot, gfn_t gfn,

@@ -701,6 +701,54 @@ static int kvm_sealed_memfd_copy_to_user(void __user *to, const void *from, int 
 }
 
 /**
+ * kvm_sealed_memfd_map_private - map private guest memory, to look at it where it is
+ * @slot: memslot with a sealed memfd
+ * @gfn: page
+ * @folio: where to put what kvm_sealed_memfd_unmap_private() is to be told
+ *
+ * The page may move, be freed or turn out to be lost at any time: what that does to
+ * what is read, kvm_sealed_memfd_unmap_private() tells, and the reader has to survive
+ * memory errors.
+ *
+ * Context: Any but interrupt, kvm->srcu held until it's unmapped.  The mapping is one of
+ *	kmap_local_page(): unmap the last one first.
+ * Return: where it is mapped, ERR_PTR(-ENOENT) if the page is shared, also if it has just
+ *	become that, ERR_PTR(-EAGAIN) if it was never used, i.e. is zero,
+ *	ERR_PTR(-EHWPOISON) if it's lost.
+ */
+void *kvm_sealed_memfd_map_private(const struct kvm_memory_slot *slot, gfn_t gfn,
+				   struct folio **folio)
+{
+	*folio = guest_memory_get_folio_nowait(slot->gmem.file,
+					       kvm_sealed_memfd_index(slot, gfn));
+	if (IS_ERR(*folio))
+		return ERR_CAST(*folio);
+
+	return kvm_sealed_memfd_kmap(slot, gfn, *folio);
+}
+
+/**
+ * kvm_sealed_memfd_unmap_private - be done with what was mapped
+ * @slot: the memslot
+ * @kaddr: what kvm_sealed_memfd_map_private() has returned
+ * @folio: what it has put there
+ *
+ * Context: Any but interrupt, kvm->srcu held since.
+ * Return: true if what has been read is the content of the page; else it has to be read
+ *	again.
+ */
+bool kvm_sealed_memfd_unmap_private(const struct kvm_memory_slot *slot, void *kaddr,
+				    struct folio *folio)
+{
+	bool valid;
+
+	kunmap_local(kaddr);
+	valid = guest_memory_folio_valid(slot->gmem.file, folio);
+	folio_put(folio);
+	return valid;
+}
+
+/**
  * kvm_sealed_memfd_read_private - read private guest memory
  * @slot: memslot with a sealed memfd
  * @gfn: page
@@ -715,31 +763,24 @@ static int kvm_sealed_memfd_copy_to_user(void __user *to, const void *from, int 
 int kvm_sealed_memfd_read_private(const struct kvm_memory_slot *slot, gfn_t gfn,
 				  void *data, int offset, int len)
 {
-	struct file *file = slot->gmem.file;
 	struct folio *folio;
 	void *kaddr;
-	bool valid;
 	int r;
 
-again:
-	folio = guest_memory_get_folio_nowait(file, kvm_sealed_memfd_index(slot, gfn));
-	if (folio == ERR_PTR(-EAGAIN)) {
-		memset(data, 0, len);
-		return 0;
-	}
-	if (IS_ERR(folio))
-		return PTR_ERR(folio);
+	do {
+		kaddr = kvm_sealed_memfd_map_private(slot, gfn, &folio);
+		if (kaddr == ERR_PTR(-EAGAIN)) {
+			memset(data, 0, len);
+			return 0;
+		}
+		if (IS_ERR(kaddr))
+			return PTR_ERR(kaddr);
 
-	kaddr = kvm_sealed_memfd_kmap(slot, gfn, folio);
-	r = kvm_arch_copy_mc(data, kaddr + offset, len);
-	if (r)
-		kvm_sealed_memfd_report_error(kaddr);
-	kunmap_local(kaddr);
-	valid = guest_memory_folio_valid(file, folio);
-	folio_put(folio);
-	/* It may have moved. */
-	if (!valid)
-		goto again;
+		r = kvm_arch_copy_mc(data, kaddr + offset, len);
+		if (r)
+			kvm_sealed_memfd_report_error(kaddr);
+	} while (!kvm_sealed_memfd_unmap_private(slot, kaddr, folio));
+
 	return r;
 }
 

@@ -28,7 +28,9 @@
 #define PARAMS_SIZE             4096
 #define PARAMS_RSDP             0x070
 #define PARAMS_E820_ENTRIES     0x1e8
+#define PARAMS_HEADER           0x1f1
 #define PARAMS_KERNEL           0x214
+#define PARAMS_HEADER_END       0x290
 #define PARAMS_E820             0x2d0
 #define PARAMS_E820_SIZE        20
 #define PARAMS_E820_MAX         128
@@ -50,11 +52,9 @@ static bool x86_protected_load(MachineState *ms, hwaddr addr, const void *data,
 {
     Error *err = NULL;
 
-    if (kvm_enabled()) {
-        kvm_launch_log_add(addr, data, size);
-    }
     address_space_write_rom(&address_space_memory, addr, MEMTXATTRS_UNSPECIFIED,
                             data, size);
+    private_memory_clear_around(ms->private_memory, addr, size);
     if (!private_memory_load(ms->private_memory, addr, size, &err)) {
         error_reportf_err(err, "can't load boot parameters: ");
         return false;
@@ -161,6 +161,19 @@ static void x86_protected_set_cpu(CPUX86State *env, uint32_t entry)
     x86_update_hflags(env);
 }
 
+/* Without what kernel and initrd have to say: that's for who has them. */
+static void x86_protected_log(const uint8_t *params, const uint8_t *gdt,
+                              size_t gdt_size, const GArray *tables)
+{
+    g_autofree uint8_t *bare = g_memdup2(params, PARAMS_SIZE);
+
+    memset(bare + PARAMS_HEADER, 0, PARAMS_HEADER_END - PARAMS_HEADER);
+    kvm_launch_log_reset();
+    kvm_launch_log_add(PARAMS_ADDR, bare, PARAMS_SIZE);
+    kvm_launch_log_add(GDT_ADDR, gdt, gdt_size);
+    kvm_launch_log_add(TABLES_ADDR, tables->data, tables->len);
+}
+
 void x86_protected_reset(X86MachineState *x86ms)
 {
     static const uint64_t gdt[] = {
@@ -207,7 +220,7 @@ void x86_protected_reset(X86MachineState *x86ms)
     }
 
     if (kvm_enabled()) {
-        kvm_launch_log_reset();
+        x86_protected_log(params, gdt_le, sizeof(gdt_le), tables);
     }
     if (x86_protected_load(ms, PARAMS_ADDR, params, PARAMS_SIZE) &&
         x86_protected_load(ms, GDT_ADDR, gdt_le, sizeof(gdt_le)) &&

@@ -192,6 +192,18 @@ bool private_memory_reset_step(PrivateMemory *pm);
 bool private_memory_is_resetting(PrivateMemory *pm);
 
 /**
+ * private_memory_clear_around: Clear what else is in the same pages
+ *
+ * With private_memory_load(), whole pages get private, with whatever there was
+ * around what is to be loaded.
+ *
+ * @pm: private memory of the machine
+ * @gpa: guest physical address of what is to be loaded
+ * @size: size in bytes
+ */
+void private_memory_clear_around(PrivateMemory *pm, hwaddr gpa, uint64_t size);
+
+/**
  * private_memory_load: Make guest memory private with the content it has
  * @pm: the private half of the machine's RAM
  * @gpa: guest physical address

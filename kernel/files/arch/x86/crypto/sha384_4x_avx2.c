@@ -9,8 +9,12 @@
 #include <crypto/sha2.h>
 #include <linux/array_size.h>
 #include <linux/compiler.h>
+#include <linux/errno.h>
 #include <linux/string.h>
 #include <linux/unaligned.h>
+
+#include <asm/asm.h>
+#include <asm/extable_fixup_types.h>
 
 #include "sha384_4x.h"
 
@@ -172,39 +176,131 @@ static const u64 sha384_h[8] = {
 	SHA384_H0, SHA384_H1, SHA384_H2, SHA384_H3, SHA384_H4, SHA384_H5, SHA384_H6, SHA384_H7,
 };
 
-/* The next block of each message */
-static void load_4x(u64x4 w[16], const u8 *const data[SHA384_LANES], unsigned int at)
+/* Each word's bytes in reverse order */
+static const u64 be64_bytes[SHA384_LANES] __aligned(32) = {
+	0x0001020304050607, 0x08090a0b0c0d0e0f,
+	0x0001020304050607, 0x08090a0b0c0d0e0f,
+};
+
+static __always_inline u64x4 be64_4x(u64x4 x)
 {
-	const u8 *data0 = data[0] + at, *data1 = data[1] + at;
-	const u8 *data2 = data[2] + at, *data3 = data[3] + at;
-	unsigned int i;
+	u64x4 r;
 
-	for (i = 0; i < SHA384_BLOCK_SIZE; i += sizeof(u64)) {
-		u64 *words = (u64 *)w++;
-
-		words[0] = get_unaligned_be64(data0 + i);
-		words[1] = get_unaligned_be64(data1 + i);
-		words[2] = get_unaligned_be64(data2 + i);
-		words[3] = get_unaligned_be64(data3 + i);
-	}
+	asm("vpshufb %2, %1, %0" : "=x" (r) : "x" (x), "xm" (*(const u64x4 *)be64_bytes));
+	return r;
 }
 
-void sha384_4x_avx2(const u8 *const data[SHA384_LANES], unsigned int len,
+/* The first words of both halves of x and y */
+static __always_inline u64x4 unpack_low_4x(u64x4 x, u64x4 y)
+{
+	u64x4 r;
+
+	asm("vpunpcklqdq %2, %1, %0" : "=x" (r) : "x" (x), "xm" (y));
+	return r;
+}
+
+/* Their second words */
+static __always_inline u64x4 unpack_high_4x(u64x4 x, u64x4 y)
+{
+	u64x4 r;
+
+	asm("vpunpckhqdq %2, %1, %0" : "=x" (r) : "x" (x), "xm" (y));
+	return r;
+}
+
+/* The low halves of x and y */
+static __always_inline u64x4 low_halves_4x(u64x4 x, u64x4 y)
+{
+	u64x4 r;
+
+	asm("vperm2i128 $0x20, %2, %1, %0" : "=x" (r) : "x" (x), "xm" (y));
+	return r;
+}
+
+static __always_inline u64x4 high_halves_4x(u64x4 x, u64x4 y)
+{
+	u64x4 r;
+
+	asm("vperm2i128 $0x31, %2, %1, %0" : "=x" (r) : "x" (x), "xm" (y));
+	return r;
+}
+
+/*
+ * The next four words of each message, one message in each lane.  0, or -EFAULT if
+ * there's a machine check, which the host survives as it would in copy_mc_to_kernel().
+ */
+static __always_inline int load_words_4x(u64x4 w[4], const u8 *data0, const u8 *data1,
+					 const u8 *data2, const u8 *data3)
+{
+	u64x4 x0, x1, x2, x3, low01, high01, low23, high23;
+	int r = -EFAULT;
+
+	asm volatile("1: vmovdqu (%[data0]), %[x0]\n"
+		     "2: vmovdqu (%[data1]), %[x1]\n"
+		     "3: vmovdqu (%[data2]), %[x2]\n"
+		     "4: vmovdqu (%[data3]), %[x3]\n"
+		     "   xor %[r], %[r]\n"
+		     "5:\n"
+		     _ASM_EXTABLE_TYPE(1b, 5b, EX_TYPE_DEFAULT_MCE_SAFE)
+		     _ASM_EXTABLE_TYPE(2b, 5b, EX_TYPE_DEFAULT_MCE_SAFE)
+		     _ASM_EXTABLE_TYPE(3b, 5b, EX_TYPE_DEFAULT_MCE_SAFE)
+		     _ASM_EXTABLE_TYPE(4b, 5b, EX_TYPE_DEFAULT_MCE_SAFE)
+		     : [r] "+&r" (r), [x0] "=&x" (x0), [x1] "=&x" (x1), [x2] "=&x" (x2),
+		       [x3] "=&x" (x3)
+		     : [data0] "r" (data0), [data1] "r" (data1), [data2] "r" (data2),
+		       [data3] "r" (data3)
+		     : "cc", "memory");
+	if (r)
+		return r;
+
+	x0 = be64_4x(x0);
+	x1 = be64_4x(x1);
+	x2 = be64_4x(x2);
+	x3 = be64_4x(x3);
+	low01 = unpack_low_4x(x0, x1);
+	high01 = unpack_high_4x(x0, x1);
+	low23 = unpack_low_4x(x2, x3);
+	high23 = unpack_high_4x(x2, x3);
+	w[0] = low_halves_4x(low01, low23);
+	w[1] = low_halves_4x(high01, high23);
+	w[2] = high_halves_4x(low01, low23);
+	w[3] = high_halves_4x(high01, high23);
+	return 0;
+}
+
+/* The next block of each message */
+static int load_4x(u64x4 w[16], const u8 *const data[SHA384_LANES], unsigned int at)
+{
+	unsigned int i;
+	int r = 0;
+
+	for (i = 0; i < 16 && !r; i += 4, at += sizeof(u64x4))
+		r = load_words_4x(w + i, data[0] + at, data[1] + at, data[2] + at,
+				  data[3] + at);
+	return r;
+}
+
+bool sha384_4x_avx2(const u8 *const data[SHA384_LANES], unsigned int len,
 		    u8 *const digests[SHA384_LANES])
 {
 	u64x4 state[8] = {}, w[16];
 	unsigned int at, i, lane;
+	int r = 0;
 
 	for (i = 0; i < ARRAY_SIZE(state); i++)
 		state[i] += sha384_h[i];
 
-	for (at = 0; at < len; at += SHA384_BLOCK_SIZE) {
-		load_4x(w, data, at);
-		sha512_4x_block(state, w);
+	for (at = 0; at < len && !r; at += SHA384_BLOCK_SIZE) {
+		r = load_4x(w, data, at);
+		if (!r)
+			sha512_4x_block(state, w);
 	}
 
+	if (r)
+		return false;
+
 	/* The padding: one bit, and the length in bits */
-	memzero_explicit(w, sizeof(w));
+	memset(w, 0, sizeof(w));
 	w[0] += 1ull << 63;
 	w[15] += len * 8ull;
 	sha512_4x_block(state, w);
@@ -215,4 +311,5 @@ void sha384_4x_avx2(const u8 *const data[SHA384_LANES], unsigned int len,
 		for (lane = 0; lane < SHA384_LANES; lane++)
 			put_unaligned_be64(words[lane], digests[lane] + i * sizeof(u64));
 	}
+	return true;
 }

@@ -31,6 +31,7 @@
 #include "hyperv.h"
 #include "lapic.h"
 #include "measurement.h"
+#include "sealed_memfd.h"
 #include "x86.h"
 
 /* Holes are skipped in pieces of this many pages. */
@@ -48,6 +49,11 @@ struct kvm_launch {
 	u8 key[KVM_SEALING_KEY_SIZE];
 };
 
+struct kvm_measurement_page_record {
+	struct kvm_measurement_record head;
+	struct kvm_measurement_page page;
+};
+
 /* What a vCPU's records, and those of pages, are made in */
 struct kvm_measurement_buffer {
 	struct kvm_regs regs;
@@ -56,15 +62,17 @@ struct kvm_measurement_buffer {
 	struct kvm_vcpu_events events;
 	struct kvm_lapic_state lapic;
 	struct kvm_measurement_cpuid cpuid[KVM_MAX_CPUID_ENTRIES];
-	struct kvm_measurement_page pages[SHA384_LANES];
-	u8 contents[SHA384_LANES][PAGE_SIZE];
+	/* Where these pages are */
+	const struct kvm_memory_slot *slots[SHA384_LANES];
+	struct kvm_measurement_page_record pages[SHA384_LANES];
+	u8 content[PAGE_SIZE];
 };
 
 struct kvm_measurement_stream {
 	struct kvm *kvm;
 	struct shash_desc *desc;
 	struct kvm_measurement_buffer *buffer;
-	/* Pages in the buffer, which have no record yet */
+	/* Pages in the buffer, whose digests are to come */
 	unsigned int nr_pages;
 	/* A copy for userspace, of all but pages */
 	u8 __user *log;
@@ -72,14 +80,12 @@ struct kvm_measurement_stream {
 	u64 log_len;
 };
 
-static int stream_put(struct kvm_measurement_stream *stream, const void *data, u32 len,
-		      bool log)
+static int stream_put(struct kvm_measurement_stream *stream, const void *data, u32 len)
 {
-	if (log && stream->log_len + len <= stream->log_size &&
+	if (stream->log_len + len <= stream->log_size &&
 	    copy_to_user(stream->log + stream->log_len, data, len))
 		return -EFAULT;
-	if (log)
-		stream->log_len += len;
+	stream->log_len += len;
 
 	return crypto_shash_update(stream->desc, data, len);
 }
@@ -88,10 +94,9 @@ static int stream_record(struct kvm_measurement_stream *stream, u32 type,
 			 const void *data, u32 len)
 {
 	struct kvm_measurement_record record = { .type = type, .len = len };
-	bool log = type != KVM_MEASUREMENT_PAGE;
 
-	return stream_put(stream, &record, sizeof(record), log) ?:
-	       stream_put(stream, data, len, log);
+	return stream_put(stream, &record, sizeof(record)) ?:
+	       stream_put(stream, data, len);
 }
 
 static int measure_start(struct kvm_measurement_stream *stream)
@@ -496,58 +501,119 @@ static int measure_vcpus(struct kvm_measurement_stream *stream)
 	return 0;
 }
 
-/* Several at once where possible: this is what takes time when a VM is finalized. */
-static int hash_pages(struct kvm_measurement_stream *stream)
+static gfn_t page_gfn(const struct kvm_measurement_page_record *record)
+{
+	return gpa_to_gfn(record->page.gpa);
+}
+
+/*
+ * All at once, and where they are: this is what takes time when a VM is finalized.
+ * They are held only meanwhile: to find the next page with content may take long, and a
+ * huge page that is held can't be split, e.g. because of a memory error.
+ *
+ * Return false if that's not possible, or if one of them has moved or is lost.
+ */
+static bool hash_pages_in_place(struct kvm_measurement_stream *stream)
 {
 	struct kvm_measurement_buffer *buffer = stream->buffer;
-	const u8 *contents[SHA384_LANES];
+	struct folio *folios[SHA384_LANES];
 	u8 *digests[SHA384_LANES];
-	int i, r = 0;
+	void *kaddrs[SHA384_LANES];
+	bool done = false;
+	int n;
 
-	for (i = 0; i < SHA384_LANES; i++) {
-		contents[i] = buffer->contents[i];
-		digests[i] = buffer->pages[i].digest;
+	if (stream->nr_pages < SHA384_LANES)
+		return false;
+
+	for (n = 0; n < SHA384_LANES; n++) {
+		kaddrs[n] = kvm_sealed_memfd_map_private(buffer->slots[n],
+							 page_gfn(&buffer->pages[n]),
+							 &folios[n]);
+		if (IS_ERR(kaddrs[n]))
+			break;
+		digests[n] = buffer->pages[n].page.digest;
 	}
 
-	if (stream->nr_pages == SHA384_LANES && sha384_4x(contents, PAGE_SIZE, digests))
-		return 0;
+	if (n == SHA384_LANES)
+		done = sha384_4x((const u8 *const *)kaddrs, PAGE_SIZE, digests);
 
-	for (i = 0; i < stream->nr_pages && !r; i++)
-		r = crypto_shash_tfm_digest(stream->desc->tfm, contents[i], PAGE_SIZE,
-					    digests[i]);
-	return r;
+	while (n--) {
+		if (!kvm_sealed_memfd_unmap_private(buffer->slots[n], kaddrs[n], folios[n]))
+			done = false;
+	}
+	return done;
+}
+
+static int hash_page(struct kvm_measurement_stream *stream, int n)
+{
+	struct kvm_measurement_page_record *record = &stream->buffer->pages[n];
+	u8 *content = stream->buffer->content;
+
+	return kvm_sealed_memfd_read_private(stream->buffer->slots[n], page_gfn(record),
+					     content, 0, PAGE_SIZE) ?:
+	       crypto_shash_tfm_digest(stream->desc->tfm, content, PAGE_SIZE,
+				       record->page.digest);
 }
 
 static int put_pages(struct kvm_measurement_stream *stream)
 {
-	int i, r;
+	int i, r = 0;
 
 	if (fatal_signal_pending(current))
 		return -EINTR;
 	cond_resched();
 
-	r = hash_pages(stream);
-	for (i = 0; i < stream->nr_pages && !r; i++)
-		r = stream_record(stream, KVM_MEASUREMENT_PAGE, &stream->buffer->pages[i],
-				  sizeof(stream->buffer->pages[i]));
+	if (!hash_pages_in_place(stream)) {
+		for (i = 0; i < stream->nr_pages && !r; i++)
+			r = hash_page(stream, i);
+	}
+	if (!r)
+		r = crypto_shash_update(stream->desc, (const u8 *)stream->buffer->pages,
+					stream->nr_pages * sizeof(stream->buffer->pages[0]));
 	stream->nr_pages = 0;
+	return r;
+}
+
+/*
+ * Is there anything in a private page?  -ENOENT if there's no such page.  That one of
+ * zeroes is there already makes no difference to the guest.
+ */
+static int page_has_content(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	struct folio *folio;
+	void *kaddr;
+	int r;
+
+	do {
+		kaddr = kvm_sealed_memfd_map_private(slot, gfn, &folio);
+		if (IS_ERR(kaddr))
+			return kaddr == ERR_PTR(-EAGAIN) ? 0 : PTR_ERR(kaddr);
+
+		r = kvm_page_has_content_mc(kaddr);
+		if (r < 0)
+			kvm_sealed_memfd_report_error(kaddr);
+	} while (!kvm_sealed_memfd_unmap_private(slot, kaddr, folio));
+
 	return r;
 }
 
 static int measure_page(struct kvm_measurement_stream *stream,
 			const struct kvm_memory_slot *slot, gfn_t gfn)
 {
-	u8 *content = stream->buffer->contents[stream->nr_pages];
+	struct kvm_measurement_page_record *record;
 	int r;
 
-	r = kvm_sealed_memfd_read_private(slot, gfn, content, 0, PAGE_SIZE);
-	/* That a page of zeroes is there already makes no difference to the guest. */
-	if (r == -ENOENT || (!r && !memchr_inv(content, 0, PAGE_SIZE)))
+	r = page_has_content(slot, gfn);
+	if (r == -ENOENT)
 		return 0;
-	if (r)
+	if (r <= 0)
 		return r;
 
-	stream->buffer->pages[stream->nr_pages++].gpa = gfn_to_gpa(gfn);
+	stream->buffer->slots[stream->nr_pages] = slot;
+	record = &stream->buffer->pages[stream->nr_pages++];
+	record->head.type = KVM_MEASUREMENT_PAGE;
+	record->head.len = sizeof(record->page);
+	record->page.gpa = gfn_to_gpa(gfn);
 	return stream->nr_pages == SHA384_LANES ? put_pages(stream) : 0;
 }
 

@@ -12,6 +12,7 @@
  */
 #include <linux/kvm_host.h>
 #include <linux/kvm_sealed_memfd.h>
+#include <linux/mmu_context.h>
 #include <linux/perf_event.h>
 #include <linux/uaccess.h>
 #include <kvm/iodev.h>
@@ -429,6 +430,22 @@ static bool kvm_is_accessing_memory(struct kvm *kvm)
 	return false;
 }
 
+static int hide_from_perf(void)
+{
+	int r = perf_hide_guest();
+
+	/* The guest's virtual PMU is counters of the CPU. */
+	if (!r)
+		x86_perf_forbid_rdpmc();
+	return r;
+}
+
+static void unhide_from_perf(void)
+{
+	x86_perf_allow_rdpmc();
+	perf_unhide_guest();
+}
+
 static int __kvm_finalize_vm(struct kvm *kvm, struct kvm_x86_finalize_vm *arg)
 {
 	struct kvm_vcpu *vcpu;
@@ -452,9 +469,9 @@ static int __kvm_finalize_vm(struct kvm *kvm, struct kvm_x86_finalize_vm *arg)
 	if (kvm_is_accessing_memory(kvm))
 		return -EINVAL;
 
-	r = perf_hide_guest();
-	if (r)
-		return r;
+	/* -EBUSY says that the VM is final. */
+	if (hide_from_perf())
+		return -EAGAIN;
 
 	mutex_lock(&kvm->slots_lock);
 	r = has_dirty_logging(kvm) ? -EINVAL : kvm_sealed_memfd_require_consent(kvm);
@@ -477,7 +494,7 @@ err_consent:
 	kvm_sealed_memfd_waive_consent(kvm);
 	mutex_unlock(&kvm->slots_lock);
 err_perf:
-	perf_unhide_guest();
+	unhide_from_perf();
 	return r;
 }
 
@@ -488,7 +505,7 @@ err_perf:
 void kvm_protected_destroy_vm(struct kvm *kvm)
 {
 	if (kvm_is_finalized(kvm))
-		perf_unhide_guest();
+		unhide_from_perf();
 }
 
 /**
@@ -579,8 +596,9 @@ int kvm_protected_pio(struct kvm_vcpu *vcpu, u16 port, int len, void *data, bool
  * Return: 0, -EINVAL if the VM isn't protected, has no shared GPA bit or vCPU 0, is
  *	dirty logged, has MSRs set by which KVM accesses memory, or if another vCPU
  *	than that could run or a vCPU has an event pending, -ENXIO if it has no local
- *	APICs in the kernel, -EBUSY if it is final already, -ENOMEM, -EINTR if there's
- *	a fatal signal, an error of kvm_measure_launch(), -EFAULT.
+ *	APICs in the kernel, -EBUSY if it is final already, -EAGAIN if perf events
+ *	observe guests, -ENOMEM, -EINTR if there's a fatal signal, an error of
+ *	kvm_measure_launch(), -EFAULT.
  */
 int kvm_finalize_vm(struct kvm *kvm, struct kvm_x86_finalize_vm __user *argp)
 {

@@ -96,6 +96,51 @@ int kvm_arch_copy_mc(void *to, const void *from, int len)
 	return 0;
 }
 
+#define __OR_MC(label, offset, op)	#label ": " op " " #offset "(%[from]), %[val]\n"
+#define __OR_MC_EXTABLE(label)	_ASM_EXTABLE_TYPE(label##b, 9b, EX_TYPE_DEFAULT_MCE_SAFE)
+
+/* All of 64 bytes, aligned as such, or'ed; in the way of load_mc() */
+static int or_cacheline_mc(u64 *to, const void *from)
+{
+	int ret = -EFAULT;
+	u64 val;
+
+	asm volatile(__OR_MC(1, 0, "mov") __OR_MC(2, 8, "or")
+		     __OR_MC(3, 16, "or") __OR_MC(4, 24, "or")
+		     __OR_MC(5, 32, "or") __OR_MC(6, 40, "or")
+		     __OR_MC(7, 48, "or") __OR_MC(8, 56, "or")
+		     "   xor %k[ret], %k[ret]\n"
+		     "9:\n"
+		     __OR_MC_EXTABLE(1) __OR_MC_EXTABLE(2) __OR_MC_EXTABLE(3)
+		     __OR_MC_EXTABLE(4) __OR_MC_EXTABLE(5) __OR_MC_EXTABLE(6)
+		     __OR_MC_EXTABLE(7) __OR_MC_EXTABLE(8)
+		     : [ret] "+&r" (ret), [val] "=&r" (val)
+		     : [from] "r" (from)
+		     : "cc", "memory");
+	if (!ret)
+		*to = val;
+	return ret;
+}
+
+/**
+ * kvm_page_has_content_mc - is there anything but zeroes in a page of guest memory?
+ * @kaddr: where it is, in the kernel's mapping of guest memory
+ *
+ * Context: Any.
+ * Return: 0 or 1, or -EFAULT if the memory was found to be lost.
+ */
+int kvm_page_has_content_mc(const void *kaddr)
+{
+	const void *end = kaddr + PAGE_SIZE;
+	u64 val = 0;
+	int r = 0;
+
+	for (; kaddr < end && !r && !val; kaddr += 64)
+		r = or_cacheline_mc(&val, kaddr);
+
+	return r ?: !!val;
+}
+
 static int cmpxchg_private(void *kaddr, int len, void *old, const void *new)
 {
 	switch (len) {

@@ -30,4 +30,6 @@ void kvm_sealed_memfd_record_steal_time(struct kvm_vcpu *vcpu,
 void kvm_sealed_memfd_set_preempted(struct kvm_vcpu *vcpu,
 				    const struct kvm_memory_slot *slot, gpa_t gpa);
 
+int kvm_page_has_content_mc(const void *kaddr);
+
 #endif /* __KVM_X86_SEALED_MEMFD_H */

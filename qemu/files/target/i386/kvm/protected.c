@@ -164,10 +164,13 @@ static bool kvm_write_launch_log(const void *log, size_t size, Error **errp)
     g_autoptr(GByteArray) pages = kvm_launch_pages;
     int fd = kvm_launch_log_fd;
     int err = 0;
+    struct stat st;
 
     kvm_launch_log_fd = -1;
     kvm_launch_pages = NULL;
-    if (qemu_write_full(fd, log, size) != size ||
+    if (fstat(fd, &st) < 0 ||
+        (S_ISREG(st.st_mode) && ftruncate(fd, 0) < 0) ||
+        qemu_write_full(fd, log, size) != size ||
         qemu_write_full(fd, pages->data, pages->len) != pages->len) {
         err = errno;
     }
@@ -233,13 +236,25 @@ bool kvm_protected_init(MachineState *ms, const char *launch_log, Error **errp)
                    "interrupt controllers (kernel-irqchip=on)");
         return false;
     }
+    if (kvm_state->msr_energy.enable) {
+        error_setg(errp, "private-memory-protected does not support MSRs that "
+                   "QEMU has the values of (-accel kvm,rapl=on)");
+        return false;
+    }
+    if (kvm_state->notify_vmexit == NOTIFY_VMEXIT_OPTION_INTERNAL_ERROR ||
+        kvm_state->notify_window) {
+        error_setg(errp, "private-memory-protected does not support VM exits "
+                   "to notify of (-accel kvm,notify-vmexit=internal-error, "
+                   "notify-window)");
+        return false;
+    }
     if (ms->private_memory_key &&
         !kvm_find_key(ms->private_memory_key, &kvm_key, errp)) {
         return false;
     }
     if (launch_log) {
-        kvm_launch_log_fd = qemu_create(launch_log, O_WRONLY | O_TRUNC, 0644,
-                                        errp);
+        /* What is in it stays there as long as nothing takes its place. */
+        kvm_launch_log_fd = qemu_create(launch_log, O_WRONLY, 0644, errp);
         if (kvm_launch_log_fd < 0) {
             return false;
         }

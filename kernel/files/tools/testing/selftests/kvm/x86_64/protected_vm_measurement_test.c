@@ -967,6 +967,7 @@ TEST(pages_are_hashed)
 	struct launch l;
 	struct bare bare;
 
+	TH_LOG("The host has %sAVX2", __builtin_cpu_supports("avx2") ? "" : "no ");
 	bare_defaults(&bare);
 	bare.nr_vcpus = 1;
 	for (i = 0; i < ARRAY_SIZE(nrs); i++) {
@@ -984,6 +985,30 @@ TEST(pages_are_hashed)
 		EXPECT_TRUE(is_new(measurement)) TH_LOG("%u pages", nrs[i]);
 		bare_free(&l);
 	}
+}
+
+/* One byte makes the difference between no content and some, wherever it is. */
+TEST(any_byte_is_content)
+{
+	uint64_t content[PAGE_SIZE / 8];
+	uint8_t measurement[HASH_SIZE];
+	unsigned int word, at;
+	struct launch l;
+	struct bare bare;
+
+	bare_defaults(&bare);
+	bare.nr_vcpus = 1;
+	bare_create(&l, &bare, true);
+	for (word = 0; word < 16; word++) {
+		/* Of the first and the last words of a page */
+		at = word * 8 + word % 8 + (word < 8 ? 0 : PAGE_SIZE - 128);
+		memset(content, 0, PAGE_SIZE);
+		((uint8_t *)content)[at] = 1;
+		write_content(&l, word, content);
+	}
+	finalize(&l, 0, measurement);
+	EXPECT_TRUE(is_new(measurement));
+	bare_free(&l);
 }
 
 TEST(what_cannot_be_measured_is_refused)

@@ -5,6 +5,8 @@
 #include <dirent.h>
 #include <linux/perf_event.h>
 #include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -52,19 +54,26 @@ static int open_msr_event(int cpu, bool inherit)
 	return open_event(&attr, cpu);
 }
 
-static int open_hardware_event(bool exclude_guest, bool branches)
+#define NO_GUEST	BIT(0)
+#define NO_HOST		BIT(1)
+#define BRANCHES	BIT(2)
+#define BRANCH_SAMPLES	BIT(3)
+
+static int open_hardware_event(unsigned int flags)
 {
 	struct perf_event_attr attr = {
 		.type = PERF_TYPE_HARDWARE,
 		.config = PERF_COUNT_HW_INSTRUCTIONS,
-		.exclude_guest = exclude_guest,
+		.exclude_guest = !!(flags & NO_GUEST),
+		.exclude_host = !!(flags & NO_HOST),
 	};
 
-	if (branches) {
+	if (flags & (BRANCHES | BRANCH_SAMPLES)) {
 		attr.sample_period = 10000;
-		attr.sample_type = PERF_SAMPLE_BRANCH_STACK;
 		attr.branch_sample_type = PERF_SAMPLE_BRANCH_ANY;
 	}
+	if (flags & BRANCH_SAMPLES)
+		attr.sample_type = PERF_SAMPLE_BRANCH_STACK;
 	return open_event(&attr, -1);
 }
 
@@ -125,13 +134,13 @@ TEST_F(exclusion, event_first)
 	int fd = open_msr_event(-1, false);
 
 	ASSERT_LE(0, fd);
-	EXPECT_REFUSED(EBUSY, pvm_finalize(self->p, &arg));
+	EXPECT_REFUSED(EAGAIN, pvm_finalize(self->p, &arg));
 	/* Nothing has been done yet: memory is still the VMM's. */
 	EXPECT_EQ(0, fallocate(self->p->fd, 0, 0, PAGE_SIZE));
 	EXPECT_EQ(0, fallocate(self->p->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
 			       PAGE_SIZE));
 	EXPECT_REFUSED(EPERM, _vcpu_run(self->p->vcpu));
-	EXPECT_REFUSED(EBUSY, pvm_finalize(self->p, &again));
+	EXPECT_REFUSED(EAGAIN, pvm_finalize(self->p, &again));
 	close(fd);
 	finalize_and_run(self->p);
 }
@@ -169,7 +178,7 @@ TEST_F(exclusion, finalizing_fails)
 	EXPECT_REFUSED(E2BIG, pvm_finalize(self->p, &arg));
 	fd = open_msr_event(-1, false);
 	EXPECT_LE(0, fd);
-	EXPECT_REFUSED(EBUSY, pvm_finalize(self->p, NULL));
+	EXPECT_REFUSED(EAGAIN, pvm_finalize(self->p, NULL));
 	close(fd);
 	finalize_and_run(self->p);
 	/* That it's final already changes nothing. */
@@ -217,9 +226,40 @@ TEST_F(exclusion, inherited)
 	pid = start_child();
 	ASSERT_LT(0, pid);
 	close(fd);
-	EXPECT_REFUSED(EBUSY, pvm_finalize(self->p, NULL));
+	EXPECT_REFUSED(EAGAIN, pvm_finalize(self->p, NULL));
 	kill(pid, SIGKILL);
 	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	finalize_and_run(self->p);
+}
+
+/* What a grandchild has is left by a child that's gone. */
+TEST_F(exclusion, inherited_twice)
+{
+	int fd = open_msr_event(-1, true), status, wait[2];
+	pid_t pid;
+	char c;
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, pipe(wait));
+	ASSERT_EQ(0, prctl(PR_SET_CHILD_SUBREAPER, 1));
+	pid = fork();
+	if (!pid) {
+		pid = fork();
+		if (!pid) {
+			close(wait[1]);
+			if (read(wait[0], &c, 1))
+				_exit(1);
+		}
+		_exit(pid < 0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status);
+	close(fd);
+	EXPECT_REFUSED(EAGAIN, pvm_finalize(self->p, NULL));
+	close(wait[1]);
+	ASSERT_LT(0, waitpid(-1, &status, 0));
+	ASSERT_EQ(0, status);
+	close(wait[0]);
 	finalize_and_run(self->p);
 }
 
@@ -237,7 +277,7 @@ TEST_F(exclusion, inherited_often)
 		kill(pids[i], SIGKILL);
 		ASSERT_EQ(pids[i], waitpid(pids[i], NULL, 0));
 	}
-	EXPECT_REFUSED(EBUSY, pvm_finalize(self->p, NULL));
+	EXPECT_REFUSED(EAGAIN, pvm_finalize(self->p, NULL));
 	close(fd);
 	finalize_and_run(self->p);
 	EXPECT_REFUSED(EBUSY, open_msr_event(-1, false));
@@ -257,23 +297,78 @@ TEST_F(exclusion, software_events)
 
 TEST_F(exclusion, hardware_events)
 {
-	int before = open_hardware_event(true, false), after;
+	static const unsigned int observing[] = {
+		0, NO_HOST, NO_GUEST | NO_HOST, NO_GUEST | BRANCHES, NO_GUEST | BRANCH_SAMPLES,
+	};
+	bool opens[ARRAY_SIZE(observing)];
+	int before = open_hardware_event(NO_GUEST), after, i;
 
 	if (before < 0)
 		SKIP(return, "no events that can exclude guests: %s", strerror(errno));
 
-	after = open_hardware_event(false, false);
-	ASSERT_LE(0, after);
-	EXPECT_REFUSED(EBUSY, pvm_finalize(self->p, NULL));
-	close(after);
+	for (i = 0; i < ARRAY_SIZE(observing); i++) {
+		after = open_hardware_event(observing[i]);
+		opens[i] = after >= 0;
+		if (!opens[i])
+			continue;
+		EXPECT_REFUSED(EAGAIN, pvm_finalize(self->p, NULL));
+		close(after);
+	}
+	EXPECT_TRUE(opens[0]);
 
 	finalize_and_run(self->p);
-	after = open_hardware_event(true, false);
+	after = open_hardware_event(NO_GUEST);
 	EXPECT_LE(0, after);
-	EXPECT_REFUSED(EBUSY, open_hardware_event(false, false));
-	EXPECT_EQ(-1, open_hardware_event(true, true));
+	for (i = 0; i < ARRAY_SIZE(observing); i++) {
+		if (opens[i])
+			EXPECT_REFUSED(EBUSY, open_hardware_event(observing[i]));
+	}
 	close(before);
 	close(after);
+}
+
+static sigjmp_buf after_fault;
+
+static void on_fault(int signal)
+{
+	siglongjmp(after_fault, 1);
+}
+
+static bool can_rdpmc(void)
+{
+	struct sigaction action = { .sa_handler = on_fault }, old;
+	int faults;
+
+	sigaction(SIGSEGV, &action, &old);
+	faults = sigsetjmp(after_fault, 1);
+	if (!faults)
+		asm volatile("rdpmc" : : "c" (0) : "eax", "edx");
+	sigaction(SIGSEGV, &old, NULL);
+	return !faults;
+}
+
+/* It would read the counters of the guest's virtual PMU, too. */
+TEST_F(exclusion, rdpmc)
+{
+	struct perf_event_mmap_page *page;
+	int fd = open_hardware_event(NO_GUEST);
+
+	if (fd < 0)
+		SKIP(return, "no events that can exclude guests: %s", strerror(errno));
+	page = mmap(NULL, PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, page);
+	if (!page->cap_user_rdpmc)
+		SKIP(return, "userspace can't read counters");
+
+	EXPECT_TRUE(can_rdpmc());
+	finalize_and_run(self->p);
+	EXPECT_TRUE(!page->cap_user_rdpmc);
+	EXPECT_FALSE(can_rdpmc());
+	pvm_free(self->p);
+	self->p = NULL;
+	EXPECT_TRUE(can_rdpmc());
+	munmap(page, PAGE_SIZE);
+	close(fd);
 }
 
 /* None of these leaves guests out. */
@@ -291,7 +386,7 @@ TEST_F(exclusion, other_pmus)
 		if (fd < 0)
 			continue;
 		types[nr++] = attr.type;
-		EXPECT_REFUSED(EBUSY, pvm_finalize(self->p, NULL));
+		EXPECT_REFUSED(EAGAIN, pvm_finalize(self->p, NULL));
 		close(fd);
 	}
 	if (!nr)
