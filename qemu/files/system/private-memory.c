@@ -956,9 +956,9 @@ void private_memory_set_final(PrivateMemory *pm, const uint8_t *measurement,
 
 static bool private_memory_has_final(void)
 {
-    PrivateMemory *pm = current_machine ? current_machine->private_memory : NULL;
+    MachineState *ms = current_machine;
 
-    return pm && pm->measurement;
+    return ms && ms->private_memory && ms->private_memory->measurement;
 }
 
 bool private_memory_is_final(Error **errp)

@@ -627,7 +627,7 @@ TEST_F(always_huge, first_page_changes)
 
 	ASSERT_EQ(0, fallocate(self->fd, 0, 2 * huge_size, huge_size));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, convert_first_page, self));
-	for (i = 0; i < 500; i++) {
+	for (i = 0; i < 100; i++) {
 		ASSERT_EQ(0, fallocate(self->fd, 0, huge_size, huge_size));
 		ASSERT_EQ(0, fallocate(self->fd, PUNCH, last, page_size));
 		EXPECT_TRUE(range_is(self->fd, huge_size + page_size, last, true));

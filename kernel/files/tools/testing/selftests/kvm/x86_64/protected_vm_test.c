@@ -610,7 +610,10 @@ static uint64_t guest_triple_fault(uint64_t u0, uint64_t u1, uint64_t u2, uint64
 TEST_F(protected, triple_fault)
 {
 	struct kvm_ioeventfd ioeventfd = {
-		.addr = 0x510, .len = 2, .fd = eventfd(0, EFD_CLOEXEC), .flags = KVM_IOEVENTFD_FLAG_PIO,
+		.addr = 0x510,
+		.len = 2,
+		.fd = eventfd(0, EFD_CLOEXEC),
+		.flags = KVM_IOEVENTFD_FLAG_PIO,
 	};
 	struct kvm_vcpu *vcpu = self->p->vcpu;
 	struct kvm_mp_state state;
