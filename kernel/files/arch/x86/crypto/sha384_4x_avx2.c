@@ -43,6 +43,15 @@ static const u64 sha512_k[80] = {
 	0x4cc5d4becb3e42b6, 0x597f299cfc657e2a, 0x5fcb6fab3ad6faec, 0x6c44198c4a475817,
 };
 
+/* An instruction without an operator in C */
+#define insn_4x(insn, x, y)							\
+({										\
+	u64x4 _r;								\
+										\
+	asm(insn " %2, %1, %0" : "=x" (_r) : "x" (x), "xm" (y));		\
+	_r;									\
+})
+
 /* Bytes 1 to 7 and 0 of each lane */
 static const u64 ror8_bytes[SHA384_LANES] __aligned(32) = {
 	0x0007060504030201, 0x080f0e0d0c0b0a09,
@@ -51,10 +60,7 @@ static const u64 ror8_bytes[SHA384_LANES] __aligned(32) = {
 
 static __always_inline u64x4 ror8_4x(u64x4 x)
 {
-	u64x4 r;
-
-	asm("vpshufb %2, %1, %0" : "=x" (r) : "x" (x), "xm" (*(const u64x4 *)ror8_bytes));
-	return r;
+	return insn_4x("vpshufb", x, *(const u64x4 *)ror8_bytes);
 }
 
 static __always_inline u64x4 ror_4x(u64x4 x, int n)
@@ -184,45 +190,30 @@ static const u64 be64_bytes[SHA384_LANES] __aligned(32) = {
 
 static __always_inline u64x4 be64_4x(u64x4 x)
 {
-	u64x4 r;
-
-	asm("vpshufb %2, %1, %0" : "=x" (r) : "x" (x), "xm" (*(const u64x4 *)be64_bytes));
-	return r;
+	return insn_4x("vpshufb", x, *(const u64x4 *)be64_bytes);
 }
 
 /* The first words of both halves of x and y */
 static __always_inline u64x4 unpack_low_4x(u64x4 x, u64x4 y)
 {
-	u64x4 r;
-
-	asm("vpunpcklqdq %2, %1, %0" : "=x" (r) : "x" (x), "xm" (y));
-	return r;
+	return insn_4x("vpunpcklqdq", x, y);
 }
 
 /* Their second words */
 static __always_inline u64x4 unpack_high_4x(u64x4 x, u64x4 y)
 {
-	u64x4 r;
-
-	asm("vpunpckhqdq %2, %1, %0" : "=x" (r) : "x" (x), "xm" (y));
-	return r;
+	return insn_4x("vpunpckhqdq", x, y);
 }
 
 /* The low halves of x and y */
 static __always_inline u64x4 low_halves_4x(u64x4 x, u64x4 y)
 {
-	u64x4 r;
-
-	asm("vperm2i128 $0x20, %2, %1, %0" : "=x" (r) : "x" (x), "xm" (y));
-	return r;
+	return insn_4x("vperm2i128 $0x20,", x, y);
 }
 
 static __always_inline u64x4 high_halves_4x(u64x4 x, u64x4 y)
 {
-	u64x4 r;
-
-	asm("vperm2i128 $0x31, %2, %1, %0" : "=x" (r) : "x" (x), "xm" (y));
-	return r;
+	return insn_4x("vperm2i128 $0x31,", x, y);
 }
 
 /*
