@@ -48,7 +48,8 @@ start() {
 # children: when one ends, busybox's forgets what it has of a line.
 next() { next=$(read -r -t "$2" line <&"$1" && printf '%s\n' "$line"); }
 
-# qmp COMMAND [ARGUMENTS]: its reply goes to $reply
+# qmp COMMAND [ARGUMENTS]: its reply goes to $reply, events before it to the end of $events
+events=''
 qmp() {
 	echo "{\"execute\": \"$1\", \"arguments\": {${2-}}}" >&6
 	while next 7 120; do
@@ -56,12 +57,18 @@ qmp() {
 		case $reply in
 		*'"return"'*|*'"error"'*) return ;;
 		esac
+		events="$events$reply"
 	done
 	give_up "QEMU does not reply to $1"
 }
 hmp() { qmp human-monitor-command "\"command-line\": \"$1\""; }
 # number KEY: in $reply, QMP's ("KEY": 1) or HMP's (\nKEY: 1)
 number() { printf '%s\n' "$reply" | sed -n "s/.*\(\"\|\\\\n\)$1\"*: \([0-9]*\).*/\2/p"; }
+# measurement: of a protected guest, to $measurement
+measurement() {
+	qmp query-private-memory
+	measurement=$(printf '%s\n' "$reply" | sed -n 's/.*"measurement": "\([0-9a-f]*\)".*/\1/p')
+}
 
 # held: KiB, by QEMU and by its memfds: there is no mapping of what is private
 held() {

@@ -36,13 +36,7 @@ stock() {
 # words: its command line
 words() { echo "console=ttyS0 quiet panic=-1 $append"; }
 
-# measurement: of a protected guest, to $measurement
-measurement() {
-	qmp query-private-memory
-	measurement=$(printf '%s\n' "$reply" | sed -n 's/.*"measurement": "\([0-9a-f]*\)".*/\1/p')
-}
-
-# compute INITRD: the same, to $computed, for $kernel and $append, without KVM: from
+# compute INITRD: $measurement, to $computed, for $kernel and $append, without KVM: from
 # machine.launch, the log of a launch with any
 compute() {
 	computed=$(guestseal-measure -k "/opt/stock/vmlinuz-$kernel" -i "$1" -a "$(words)" machine.launch 2>&1)
